@@ -1,0 +1,93 @@
+# Every target installs what it needs first. `make` alone explains itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+EVERYTHING := .venv/.everything
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+DATA ?= data/fashion5.zip
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# --- use it ---
+
+.PHONY: run
+run: install ## Start watcher and API, drop sample images, print each result; ONCE=1 ends after them
+	@$(BIN)/pigeonhole demo $(if $(ONCE),--once)
+
+.PHONY: up
+up: install ## Start watcher and API under one supervisor
+	@$(BIN)/pigeonhole up
+
+.PHONY: install
+install: $(RUNTIME) ## The runtime alone, into .venv (no torch)
+
+.PHONY: install-dev
+install-dev: $(EVERYTHING) ## Everything: training, tests, linters (torch is large)
+
+# --- train ---
+
+.PHONY: train
+train: install-dev ## Train on DATA=my.zip (default: the demo data) and write models/candidate
+	@$(BIN)/dvc repro --set-param unzip.archive=$(DATA)
+
+.PHONY: accuracy
+accuracy: install ## Accuracy and confusion matrix of the starter model on the 500 test images
+	@$(BIN)/python -m pipeline.report
+
+# --- work on it ---
+
+.PHONY: check
+check: install-dev lint types imports ## Format, lint, types, import order
+
+.PHONY: lint
+lint: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+.PHONY: types
+types: install-dev
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: install-dev
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install-dev ## Put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: test
+test: install-dev ## The whole test suite
+	$(BIN)/pytest
+
+.PHONY: bench
+bench: install ## How fast is it on this machine?
+	@$(BIN)/python -m benchmarks
+
+.PHONY: lock
+lock: install-dev ## Resolve the dependencies anew into requirements/
+	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --extra train --extra dev --output-file requirements/all.txt pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --no-annotate --generate-hashes --constraint requirements/all.txt \
+		--output-file requirements/runtime.txt pyproject.toml
+
+# --- how it gets there ---
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	$(PIP) --no-compile --require-hashes --requirement requirements/runtime.txt
+	PIP_CONSTRAINT=requirements/build.txt $(PIP) --no-deps --editable .
+	@touch $@
+
+$(EVERYTHING): requirements/all.txt $(RUNTIME)
+	$(PIP) --constraint requirements/all.txt --editable '.[train,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""HTTP: uploads, results, the model, health and metrics, and Swagger with no internet."""

@@ -1,0 +1,1 @@
+"""Bytes to pixels to scores to prediction: pure functions and frozen types."""

@@ -1,0 +1,171 @@
+"""Bytes in, one `Outcome` per image out, in order: the engine of watcher, API and command line.
+
+Every worker thread decodes its images and runs its own single-threaded forward pass; both release
+the GIL. Images that wait together are classified together, with no wait for a batch to fill. A bad
+image fails alone, before the forward pass.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+
+from core.bundle import Bundle
+from core.classify import predict
+from core.errors import EngineBusyError, ImageError
+from core.image import preprocess
+from core.types import Failure, ImageInfo, Outcome, Pixels
+
+MAX_FORWARD = 8  # images per forward pass and worker: more brings nothing on a CPU
+
+
+class Observer(Protocol):
+    """Who wants to know how long things took. Must not raise."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """`decode` and `queue` took this long for one image, `infer` for one forward pass."""
+
+    def batch(self, images: int) -> None:
+        """A forward pass ran over this many images."""
+
+
+class _Silent:
+    def stage(self, name: str, seconds: float) -> None:
+        """Nobody asked."""
+
+    def batch(self, images: int) -> None:
+        """Nobody asked."""
+
+
+SILENT: Observer = _Silent()
+
+
+class _Job(NamedTuple):
+    data: bytes
+    future: Future[Outcome]
+    queued_s: float
+
+
+class Engine:
+    """A pool of `workers` threads around one bundle. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        workers: int,
+        max_pixels: int,
+        max_waiting: int = 256,
+        observer: Observer = SILENT,
+    ) -> None:
+        self.bundle = bundle
+        self._max_pixels = max_pixels
+        self._max_waiting = max_waiting
+        self._observer = observer
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, data: bytes) -> Future[Outcome]:
+        """Queue one image. Raises `EngineBusyError` when `max_waiting` images wait already."""
+        with self._changed:
+            if len(self._jobs) >= self._max_waiting:
+                raise EngineBusyError(
+                    f"{self._max_waiting} images wait already. Try again in a moment."
+                )
+            (future,) = self._enqueue([data])
+        return future
+
+    def classify(self, images: Iterable[bytes]) -> list[Outcome]:
+        """One outcome per image, in order. The caller bounds how many come at once."""
+        data = list(images)  # may read files; never while the workers wait for the lock
+        with self._changed:
+            futures = self._enqueue(data)
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Finish what waits, then end the workers. Later calls raise `RuntimeError`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _enqueue(self, images: Sequence[bytes]) -> list[Future[Outcome]]:
+        if self._closing:
+            raise RuntimeError("the engine is closed")
+        now = time.monotonic()
+        jobs = [_Job(data, Future(), now) for data in images]
+        self._jobs.extend(jobs)
+        self._changed.notify_all()
+        return [job.future for job in jobs]
+
+    def _work(self) -> None:
+        while jobs := self._take():
+            self._answer(jobs)
+            del jobs  # let go of the bytes before the next wait
+
+    def _answer(self, taken: Sequence[_Job]) -> None:
+        # From here on the caller can no longer cancel.
+        jobs = [job for job in taken if job.future.set_running_or_notify_cancel()]
+        try:
+            outcomes = self._outcomes(jobs)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it; this thread lives on
+            for job in jobs:
+                job.future.set_exception(error)
+        else:
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                job.future.set_result(outcome)
+
+    def _take(self) -> list[_Job]:
+        """This worker's fair share of what waits; empty when the engine closes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closing)
+            share = math.ceil(len(self._jobs) / len(self._threads))
+            return [self._jobs.popleft() for _ in range(min(share, MAX_FORWARD))]
+
+    def _outcomes(self, jobs: Sequence[_Job]) -> list[Outcome]:
+        now = time.monotonic()
+        for job in jobs:
+            self._observer.stage("queue", now - job.queued_s)
+        prepared = [self._prepare(job.data) for job in jobs]
+        good = [item for item in prepared if not isinstance(item, Failure)]
+        predictions = iter(self._forward(good))
+        return [item if isinstance(item, Failure) else next(predictions) for item in prepared]
+
+    def _prepare(self, data: bytes) -> tuple[Pixels, ImageInfo] | Failure:
+        started = time.perf_counter()
+        try:
+            return preprocess(data, self.bundle.recipe, self._max_pixels)
+        except ImageError as error:
+            return Failure(error.code, str(error))
+        finally:
+            self._observer.stage("decode", time.perf_counter() - started)
+
+    def _forward(self, prepared: Sequence[tuple[Pixels, ImageInfo]]) -> list[Outcome]:
+        if not prepared:
+            return []
+        started = time.perf_counter()
+        scores = self.bundle.scores(np.stack([pixels for pixels, _ in prepared]))
+        self._observer.stage("infer", time.perf_counter() - started)
+        self._observer.batch(len(prepared))
+        return [
+            predict(row, self.bundle.labels, self.bundle.ref, info)
+            for row, (_, info) in zip(scores, prepared, strict=True)
+        ]

@@ -1,0 +1,92 @@
+"""The nouns of the house. Every record is frozen; arrays are aliases that say their shape once."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]  # (H, W, 3), RGB, 0..255, EXIF orientation applied
+Batch = NDArray[np.uint8]  # (N, S, S, 3); normalisation is inside the model graph
+Scores = NDArray[np.float32]  # (N, C), softmax: each row sums to 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which bundle answered."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """One label and the softmax score that it got, 0..1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What an image is: its size as seen upright, and its file format as Pillow names it."""
+
+    width_px: int
+    height_px: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one image; `scores` are sorted, best first."""
+
+    label: str
+    confidence: float
+    scores: tuple[LabelScore, ...]
+    model: ModelRef
+    image: ImageInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one image could not be classified: a stable code, and a sentence that says what to do."""
+
+    code: str
+    detail: str
+
+
+Outcome = Prediction | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a listing says of one file; equal stamps of one path are the same, unchanged file."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One file that arrived; every delivery ends as exactly one row.
+
+    `path` is relative to the inbox; bytes that are not UTF-8 are surrogates (`os.fsdecode`).
+    `attempts` counts this one.
+    """
+
+    id: str
+    path: str
+    stamp: Stamp
+    attempts: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """The bytes of one image: their hash, the name they came under, and their number."""
+
+    sha256: str
+    filename: str
+    size_bytes: int

@@ -1,0 +1,1 @@
+"""Counts events, reads states: metrics, health, logs, and what Prometheus and Grafana need."""

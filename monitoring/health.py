@@ -1,0 +1,43 @@
+"""Is it alive, is it ready, and if not, why: one report for both processes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Check = Callable[[], str | None]  # None: fine; a sentence: what is wrong and what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer of /livez and /readyz: every check by name, with its complaint or None."""
+
+    complaints: dict[str, str | None]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether nobody complains."""
+        return not any(self.complaints.values())
+
+    @property
+    def status(self) -> int:
+        """The HTTP status: 200 or 503."""
+        return 200 if self.is_ok else 503
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        return {
+            "status": "ok" if self.is_ok else "unavailable",
+            "checks": {name: text or "ok" for name, text in self.complaints.items()},
+        }
+
+
+def examine(checks: Mapping[str, Check]) -> Report:
+    """Run every check; one that raises is a complaint, not a crash."""
+    return Report({name: _complaint(check) for name, check in checks.items()})
+
+
+def _complaint(check: Check) -> str | None:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - a health check must answer, whatever broke
+        return f"{type(error).__name__}: {error}"

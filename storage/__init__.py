@@ -1,0 +1,1 @@
+"""The table and the files that are kept. The only SQL of the house is here."""

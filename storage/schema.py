@@ -1,0 +1,114 @@
+"""The tables, valid on SQLite and on PostgreSQL.
+
+`deliveries` is the queue: one row per file that is in the inbox and being worked on (or that policy
+`keep` has left there). `results` is what users ask for: one row per image, for ever.
+"""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite keeps it as naive text that sorts, PostgreSQL as timestamptz."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; SQLite's driver writes no zone."""
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """From what the driver read to aware UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_Counter = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only in INTEGER
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("path", LargeBinary, nullable=False),  # relative to the inbox, as the file system has it
+    Column("device", BigInteger, nullable=False),
+    Column("inode", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),  # claimed | waiting | classified | kept
+    Column("owner", String(255), nullable=False),
+    Column("lease_until", UtcDateTime, nullable=False),  # for `waiting`: not before this time
+    Column("attempts", Integer, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("error_code", String(64)),
+    Column("error_detail", Text),
+    UniqueConstraint(
+        "path", "device", "inode", "size_bytes", "mtime_ns", name="uq_deliveries_stamp"
+    ),
+    Index("ix_deliveries_state", "state", "lease_until"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("seq", _Counter, primary_key=True, autoincrement=True),  # order of commit, for cursors
+    Column("id", String(36), nullable=False, unique=True),
+    Column("delivery_id", String(36), unique=True),
+    Column("filename", Text, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("label", Text),
+    Column("confidence", Double),
+    Column("scores", JSON, nullable=False),  # [[label, score], ...], best first
+    Column("needs_review", Boolean, nullable=False),
+    Column("corrected_label", Text),
+    Column("reviewed_at", UtcDateTime),
+    Column("error_code", String(64)),
+    Column("error_detail", Text),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("width_px", Integer),
+    Column("height_px", Integer),
+    Column("format", String(16)),
+    Column("path", Text),
+    Column("duplicate_of", String(36)),
+    Column("model_name", Text, nullable=False),
+    Column("model_version", String(64), nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("classified_at", UtcDateTime, nullable=False),
+    Column("latency_ms", Double, nullable=False),
+    Index("ix_results_sha256", "sha256"),
+    Index("ix_results_label_seq", "label", "seq"),
+    Index("ix_results_status_seq", "status", "seq"),
+    Index("ix_results_classified_at", "classified_at"),
+)

@@ -1,0 +1,514 @@
+"""Claims, results and queries: the queue and the table behind a few verbs.
+
+Two processes meet only here. Every verb that changes something is one transaction; what it says is
+durable when it returns.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from core.ids import uuid7
+from core.types import (
+    Delivery,
+    Failure,
+    ImageInfo,
+    ImageRef,
+    LabelScore,
+    ModelRef,
+    Outcome,
+    Prediction,
+    Stamp,
+)
+from storage.database import Database
+from storage.migrations import migrate
+from storage.results import (
+    Order,
+    Page,
+    Result,
+    ResultFilter,
+    Source,
+    conditions,
+    encode_cursor,
+    from_row,
+    page_query,
+)
+from storage.schema import deliveries, results
+
+_T = TypeVar("_T")
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_STREAM_ROWS = 500
+_LOOKUP_ROWS = 500  # values in one IN (...)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One image with its outcome, ready to be recorded. `delivery` is None for uploads."""
+
+    image: ImageRef
+    outcome: Outcome
+    received_at: datetime
+    latency_ms: float
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """A row that is committed while its file still waits in the inbox to be filed."""
+
+    delivery: Delivery
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A delivery without a row yet, and why."""
+
+    path: str
+    state: str
+    attempts: int
+    until: datetime
+    error: str | None
+
+
+class Store:
+    """The database of one Pigeonhole; `open` migrates it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @classmethod
+    def open(cls, url: str) -> "Store":
+        """Connect and migrate; raises `StoreError`."""
+        database = Database(url)
+        migrate(database)
+        return cls(database)
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self.database.close()
+
+    # --- the queue ---------------------------------------------------------------------------
+
+    def claim(
+        self, files: Sequence[tuple[str, Stamp]], owner: str, now: datetime, lease_s: float
+    ) -> list[Delivery]:
+        """Take files for this owner: new ones, due retries and those whose lease has run out.
+
+        Files that somebody else holds, or that have their row already, are left out. The answer is
+        in the order of `files`.
+        """
+        if not files:
+            return []
+        until = now + timedelta(seconds=lease_s)
+        mine: dict[tuple[bytes, Stamp], Delivery] = {}
+        with self.database.write() as connection:
+            rows = [
+                {
+                    "id": str(uuid7()),
+                    **_identity(path, stamp),
+                    "state": "claimed",
+                    "owner": owner,
+                    "lease_until": until,
+                    "attempts": 1,
+                    "received_at": now,
+                }
+                for path, stamp in files
+            ]
+            for chunk in _chunks(rows):
+                for row in connection.execute(self._insert_new(chunk)):
+                    mine[os.fsencode(_path(row.path)), _stamp(row)] = _delivery(row)
+            rest = [file for file in files if (os.fsencode(file[0]), file[1]) not in mine]
+            for part in _chunks(rest):
+                for row in connection.execute(_take_over(part, owner, now, until)):
+                    mine[os.fsencode(_path(row.path)), _stamp(row)] = _delivery(row)
+        keys = ((os.fsencode(path), stamp) for path, stamp in files)
+        return [mine[key] for key in keys if key in mine]
+
+    def release(self, taken: Iterable[Delivery]) -> None:
+        """Give claims back untouched: this attempt did not count."""
+        ids = [delivery.id for delivery in taken]
+        with self.database.write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id.in_(ids), deliveries.c.state == "claimed")
+                .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
+            )
+
+    def forget(self, gone: Iterable[Delivery]) -> None:
+        """Drop claims on files that vanished or changed; what is there now is a new delivery."""
+        ids = [delivery.id for delivery in gone]
+        with self.database.write() as connection:
+            connection.execute(
+                delete(deliveries).where(deliveries.c.id.in_(ids), deliveries.c.state == "claimed")
+            )
+
+    def postpone(self, delivery: Delivery, until: datetime, error: Failure) -> None:
+        """Try this file again, not before `until`."""
+        with self.database.write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == delivery.id, deliveries.c.state == "claimed")
+                .values(
+                    state="waiting",
+                    lease_until=until,
+                    error_code=error.code,
+                    error_detail=error.detail,
+                )
+            )
+
+    def owners(self) -> list[str]:
+        """Everybody who holds a claim or has a file left to put away."""
+        with self.database.read() as connection:
+            return list(
+                connection.scalars(
+                    select(deliveries.c.owner)
+                    .where(deliveries.c.state.in_(("claimed", "classified")))
+                    .distinct()
+                )
+            )
+
+    def end_leases(self, dead: Sequence[str]) -> None:
+        """End every lease of owners that are known to be dead."""
+        with self.database.write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(
+                    deliveries.c.owner.in_(dead),
+                    deliveries.c.state.in_(("claimed", "classified")),
+                )
+                .values(lease_until=_LONG_AGO)
+            )
+
+    def postpone_filing(self, failed: Iterable[Delivery], until: datetime) -> None:
+        """Their rows stand; put the files away later, not before `until`."""
+        ids = [delivery.id for delivery in failed]
+        with self.database.write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id.in_(ids), deliveries.c.state == "classified")
+                .values(lease_until=until)
+            )
+
+    def kept(self) -> list[tuple[str, Stamp]]:
+        """The files that policy `keep` has left in the inbox, as they were when classified."""
+        query = select(deliveries).where(deliveries.c.state == "kept")
+        with self.database.read() as connection:
+            return [(_path(row.path), _stamp(row)) for row in connection.execute(query)]
+
+    def drop_absent(self, present: Iterable[tuple[str, Stamp]], now: datetime) -> int:
+        """Drop ownerless deliveries whose file is no longer there; returns how many."""
+        there = {(os.fsencode(path), stamp) for path, stamp in present}
+        idle = or_(
+            deliveries.c.state == "kept",
+            and_(deliveries.c.state.in_(("claimed", "waiting")), deliveries.c.lease_until <= now),
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(select(deliveries).where(idle)).all()
+        absent = [row.id for row in rows if (bytes(row.path), _stamp(row)) not in there]
+        if not absent:
+            return 0
+        with self.database.write() as connection:
+            for chunk in _chunks(absent):
+                connection.execute(delete(deliveries).where(deliveries.c.id.in_(chunk), idle))
+        return len(absent)
+
+    def waiting(self) -> list[Waiting]:
+        """Every delivery without a row, for `pigeonhole status`."""
+        query = select(deliveries).where(deliveries.c.state.in_(("claimed", "waiting")))
+        with self.database.read() as connection:
+            return [
+                Waiting(_path(row.path), row.state, row.attempts, row.lease_until, row.error_detail)
+                for row in connection.execute(query)
+            ]
+
+    # --- results -----------------------------------------------------------------------------
+
+    def record(
+        self,
+        finished: Sequence[Finished],
+        *,
+        source: Source,
+        model: ModelRef,
+        min_confidence: float,
+        now: datetime,
+    ) -> list[Result | None]:
+        """Commit a batch of outcomes in one transaction; returns one row for each, in order.
+
+        None stands for a delivery that somebody else has taken over meanwhile: the row is theirs.
+        `model` is what was loaded, for rows that have no prediction.
+        """
+        with self.database.write() as connection:
+            held = self._mark_classified(connection, finished)
+            rows = [
+                _result_row(item, source, model, min_confidence, now)
+                if item.delivery is None or item.delivery.id in held
+                else None
+                for item in finished
+            ]
+            new = [row for row in rows if row is not None]
+            if new:
+                _name_originals(connection, new)
+                connection.execute(insert(results), new)
+            written = _by_id(connection, [row["id"] for row in new])
+        return [written[row["id"]] if row else None for row in rows]
+
+    def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
+        """Close deliveries whose files are put away: (delivery id, where the file is now)."""
+        with self.database.write() as connection:
+            for identifier, path in filed:
+                connection.execute(
+                    update(results).where(results.c.delivery_id == identifier).values(path=path)
+                )
+            ids = [identifier for identifier, _ in filed]
+            for chunk in _chunks(ids):
+                mine = deliveries.c.id.in_(chunk)
+                if keep:
+                    connection.execute(update(deliveries).where(mine).values(state="kept"))
+                else:
+                    connection.execute(delete(deliveries).where(mine))
+
+    def take_unfinished(self, owner: str, now: datetime, lease_s: float) -> list[Filing]:
+        """Rows that were committed by somebody who died before the file was put away."""
+        until = now + timedelta(seconds=lease_s)
+        with self.database.write() as connection:
+            taken = connection.execute(
+                update(deliveries)
+                .where(deliveries.c.state == "classified", deliveries.c.lease_until <= now)
+                .values(owner=owner, lease_until=until)
+                .returning(*deliveries.c)
+            ).all()
+            mine = {row.id: _delivery(row) for row in taken}
+            filings = []
+            for chunk in _chunks(list(mine)):
+                query = select(results).where(results.c.delivery_id.in_(chunk))
+                filings += [
+                    Filing(mine[row.delivery_id], from_row(row))
+                    for row in connection.execute(query)
+                ]
+        return filings
+
+    def known(self, hashes: Iterable[str], model: ModelRef) -> dict[str, Prediction]:
+        """What this very model has said of these bytes before, by sha256."""
+        firsts = (
+            select(func.min(results.c.seq))
+            .where(
+                results.c.status == "classified",
+                results.c.model_name == model.name,
+                results.c.model_version == model.version,
+            )
+            .group_by(results.c.sha256)
+        )
+        found: dict[str, Prediction] = {}
+        with self.database.read() as connection:
+            for chunk in _chunks(sorted(set(hashes))):
+                seqs = firsts.where(results.c.sha256.in_(chunk))
+                query = select(results).where(results.c.seq.in_(seqs))
+                for row in connection.execute(query):
+                    found[row.sha256] = _prediction(from_row(row))
+        return found
+
+    def result(self, identifier: str) -> Result | None:
+        """One row, or None."""
+        with self.database.read() as connection:
+            row = connection.execute(select(results).where(results.c.id == identifier)).first()
+        return from_row(row) if row else None
+
+    def page(
+        self, wanted: ResultFilter, *, order: Order = "desc", limit: int, cursor: str | None = None
+    ) -> Page:
+        """Up to `limit` rows after `cursor`; raises `CursorError`."""
+        query = page_query(wanted, order, cursor).limit(limit + 1)
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        cursor = encode_cursor(rows[-1].seq, order) if more else None
+        return Page(tuple(from_row(row) for row in rows), cursor)
+
+    def stream(
+        self, wanted: ResultFilter, *, order: Order = "desc", limit: int | None = None
+    ) -> Iterator[Result]:
+        """All matching rows, in constant memory and with no view of the database held open."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = _STREAM_ROWS if left is None else min(left, _STREAM_ROWS)
+            page = self.page(wanted, order=order, limit=size, cursor=cursor)
+            yield from page.items
+            left = None if left is None else left - len(page.items)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def count(self, wanted: ResultFilter | None = None) -> int:
+        """How many rows match."""
+        query = (
+            select(func.count()).select_from(results).where(*conditions(wanted or ResultFilter()))
+        )
+        with self.database.read() as connection:
+            return connection.scalar(query) or 0
+
+    def ping(self) -> None:
+        """Raise when the database cannot answer."""
+        with self.database.read() as connection:
+            connection.execute(select(1))
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    def _insert_new(self, rows: Sequence[dict[str, Any]]) -> Any:  # noqa: ANN401 - two dialects
+        dialect = sqlite if self.database.is_sqlite else postgresql
+        statement = dialect.insert(deliveries).values(list(rows))
+        return statement.on_conflict_do_nothing().returning(*deliveries.c)
+
+    def _mark_classified(self, connection: Connection, finished: Sequence[Finished]) -> set[str]:
+        """The deliveries among these that are still ours, now in state `classified`."""
+        claims = [item.delivery for item in finished if item.delivery is not None]
+        held: set[str] = set()
+        for chunk in _chunks(claims):
+            ours = tuple_(deliveries.c.id, deliveries.c.attempts).in_(
+                [(claim.id, claim.attempts) for claim in chunk]
+            )
+            held |= set(
+                connection.scalars(
+                    update(deliveries)
+                    .where(ours, deliveries.c.state == "claimed")
+                    .values(state="classified")
+                    .returning(deliveries.c.id)
+                )
+            )
+        return held
+
+
+def _take_over(
+    files: Sequence[tuple[str, Stamp]], owner: str, now: datetime, until: datetime
+) -> Any:  # noqa: ANN401 - an UPDATE ... RETURNING
+    columns = deliveries.c
+    identity = tuple_(
+        columns.path, columns.device, columns.inode, columns.size_bytes, columns.mtime_ns
+    )
+    wanted = [tuple(_identity(path, stamp).values()) for path, stamp in files]
+    return (
+        update(deliveries)
+        .where(
+            identity.in_(wanted),
+            columns.state.in_(("claimed", "waiting")),
+            columns.lease_until <= now,
+        )
+        .values(state="claimed", owner=owner, lease_until=until, attempts=columns.attempts + 1)
+        .returning(*columns)
+    )
+
+
+def _by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Result]:
+    found: dict[str, Result] = {}
+    for chunk in _chunks(ids):
+        query = select(results).where(results.c.id.in_(chunk))
+        found |= {row.id: from_row(row) for row in connection.execute(query)}
+    return found
+
+
+def _name_originals(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Fill in `duplicate_of`: the first row with the same bytes, in the table or in this batch."""
+    first: dict[str, str] = {}
+    for chunk in _chunks(sorted({row["sha256"] for row in rows})):
+        seqs = (
+            select(func.min(results.c.seq))
+            .where(results.c.sha256.in_(chunk))
+            .group_by(results.c.sha256)
+        )
+        query = select(results.c.sha256, results.c.id).where(results.c.seq.in_(seqs))
+        first |= {row.sha256: row.id for row in connection.execute(query)}
+    for row in rows:
+        original = first.setdefault(row["sha256"], row["id"])
+        row["duplicate_of"] = original if original != row["id"] else None
+
+
+def _result_row(
+    item: Finished, source: Source, model: ModelRef, min_confidence: float, now: datetime
+) -> dict[str, Any]:
+    prediction = item.outcome if isinstance(item.outcome, Prediction) else None
+    failure = item.outcome if isinstance(item.outcome, Failure) else None
+    model = prediction.model if prediction else model
+    return {
+        "id": str(uuid7()),
+        "delivery_id": item.delivery.id if item.delivery else None,
+        "filename": item.image.filename,
+        "source": source,
+        "status": "classified" if prediction else "quarantined",
+        "label": prediction.label if prediction else None,
+        "confidence": prediction.confidence if prediction else None,
+        "scores": [[score.label, score.score] for score in prediction.scores] if prediction else [],
+        "needs_review": prediction is not None and prediction.confidence < min_confidence,
+        "error_code": failure.code if failure else None,
+        "error_detail": failure.detail if failure else None,
+        "sha256": item.image.sha256,
+        "size_bytes": item.image.size_bytes,
+        "width_px": prediction.image.width_px if prediction else None,
+        "height_px": prediction.image.height_px if prediction else None,
+        "format": prediction.image.format if prediction else None,
+        "model_name": model.name,
+        "model_version": model.version,
+        "received_at": item.received_at,
+        "classified_at": now,
+        "latency_ms": round(item.latency_ms, 3),
+    }
+
+
+def _prediction(result: Result) -> Prediction:
+    """A stored answer as a `Prediction` again; only for rows that are classified."""
+    info = ImageInfo(result.width_px or 0, result.height_px or 0, result.format or "unknown")
+    scores: tuple[LabelScore, ...] = result.scores
+    return Prediction(result.label or "", result.confidence or 0.0, scores, result.model, info)
+
+
+def _identity(path: str, stamp: Stamp) -> dict[str, Any]:
+    return {
+        "path": os.fsencode(path),
+        "device": _signed(stamp.device),
+        "inode": _signed(stamp.inode),
+        "size_bytes": stamp.size_bytes,
+        "mtime_ns": stamp.mtime_ns,
+    }
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(row.id, _path(row.path), _stamp(row), row.attempts, row.received_at)
+
+
+def _stamp(row: Row[Any]) -> Stamp:
+    return Stamp(_unsigned(row.device), _unsigned(row.inode), row.size_bytes, row.mtime_ns)
+
+
+def _path(stored: bytes) -> str:
+    return os.fsdecode(bytes(stored))
+
+
+def _signed(number: int) -> int:
+    """Some file systems use all 64 bits of an inode number; SQL's BIGINT has a sign."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _unsigned(number: int) -> int:
+    return number + 2**64 if number < 0 else number
+
+
+def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), _LOOKUP_ROWS):
+        yield items[start : start + _LOOKUP_ROWS]

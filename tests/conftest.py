@@ -1,0 +1,96 @@
+"""What every test may ask for: a model that can be checked by hand, and painted images."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from PIL import Image
+
+from core import bundle
+from core.recipe import Recipe
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("PIGEONHOLE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The top of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout; not part of the project (see CONTRIBUTING.md)."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no data to develop against: {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rgb_model() -> bytes:
+    """ONNX: (N, 8, 8, 3) uint8 to (N, 3) logits, which are the mean of each channel, 0..255."""
+    node, value, number = (
+        onnx.helper.make_node,
+        onnx.helper.make_tensor_value_info,
+        onnx.TensorProto,
+    )
+    graph = onnx.helper.make_graph(
+        [
+            node("Cast", ["images"], ["floats"], to=number.FLOAT),
+            node("ReduceMean", ["floats", "height_and_width"], ["logits"], keepdims=0),
+        ],
+        "which channel is brightest?",
+        [value("images", number.UINT8, ["N", 8, 8, 3])],
+        [value("logits", number.FLOAT, ["N", 3])],
+        [onnx.helper.make_tensor("height_and_width", number.INT64, [2], [1, 2])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    weights: bytes = model.SerializeToString()
+    return weights
+
+
+@pytest.fixture(scope="session")
+def rgb_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that names the brightest channel. All tests share it: copy it to alter it."""
+    folder = tmp_path_factory.mktemp("bundles") / "rgb"
+    bundle.write(
+        folder,
+        name="rgb",
+        weights=rgb_model,
+        labels=["red", "green", "blue"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+        metrics={"test_accuracy": 1.0},
+        lineage={"made_by": "tests/conftest.py"},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paint() -> Callable[..., bytes]:
+    """`paint("red", (W, H), "JPEG", **how_to_save)`: the bytes of an image of one colour."""
+
+    def paint(
+        color: str | tuple[int, ...] = "red",
+        size: tuple[int, int] = (32, 24),
+        file_format: str = "PNG",
+        mode: str = "RGB",
+        **how_to_save: object,
+    ) -> bytes:
+        file = io.BytesIO()
+        Image.new(mode, size, color).save(file, file_format, **how_to_save)
+        return file.getvalue()
+
+    return paint

@@ -1,0 +1,102 @@
+"""A home with the brightest-channel model, and real watcher processes in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from core.bundle import Bundle
+from core.engine import Engine
+from core.settings import Settings
+from monitoring.metrics import Metrics
+from storage.results import Result, ResultFilter
+from storage.store import Store
+from watcher.batch import Worker
+
+
+@pytest.fixture
+def home(tmp_path: Path, rgb_bundle: Path) -> Path:
+    home = tmp_path / "home"
+    shutil.copytree(rgb_bundle, home / "models" / "current")
+    (home / "inbox").mkdir()
+    return home
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return Settings(home=home, settle_s=0.1, watcher_metrics_port=0, workers=2)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings.database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
+@pytest.fixture
+def engine(rgb_bundle: Path, metrics: Metrics) -> Iterator[Engine]:
+    with Engine(Bundle.load(rgb_bundle), 2, 1_000_000, observer=metrics) as engine:
+        yield engine
+
+
+@pytest.fixture
+def worker(settings: Settings, store: Store, engine: Engine, metrics: Metrics) -> Worker:
+    return Worker(settings, store, engine, metrics)
+
+
+@pytest.fixture
+def rows(store: Store) -> Callable[[], list[Result]]:
+    """Every row there is, oldest first."""
+    return lambda: list(store.stream(ResultFilter(), order="asc"))
+
+
+@pytest.fixture
+def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """`start("--once", AFTER="keep")`: a real watcher process; whatever still runs is ended."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+        named = {f"PIGEONHOLE_{name}": value for name, value in settings.items()}
+        defaults = {
+            "PIGEONHOLE_HOME": str(home),
+            "PIGEONHOLE_SETTLE_S": "0.1",
+            "PIGEONHOLE_WATCHER_METRICS_PORT": "0",
+        }
+        with (tmp_path / "watcher.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pigeonhole", "watch", *arguments],
+                env={**os.environ, **defaults, **named},
+                stderr=log,
+            )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Wait for something to become true; fails with what it was waiting for."""
+
+    def until(happened: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while not happened():
+            assert time.monotonic() < deadline, f"after {limit_s} s still not: {what}"
+            time.sleep(0.01)
+
+    return until

@@ -1,0 +1,253 @@
+"""The watcher as users have it: a process of its own, killed and started at will."""
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from core.engine import Engine
+from core.errors import SettingsError
+from core.settings import Settings
+from monitoring.metrics import Metrics
+from storage.results import Result
+from storage.store import Store
+from watcher import daemon, waker
+from watcher.daemon import Watcher, prepare_folders
+
+Start = Callable[..., subprocess.Popen[bytes]]
+Rows = Callable[[], list[Result]]
+Paint = Callable[..., bytes]
+Until = Callable[..., None]
+
+SEED = 20261122
+
+
+def kept_files(home: Path) -> list[Path]:
+    folders = [home / name for name in ("sorted", "archive", "quarantine")]
+    return [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(".reason.json")
+    ]
+
+
+def _has_rows(store: Store, goal: int) -> bool:
+    return store.count() >= goal
+
+
+def inbox_files(home: Path) -> list[Path]:
+    return [path for path in (home / "inbox").rglob("*") if path.is_file()]
+
+
+def test_a_file_dropped_while_it_runs_becomes_a_row_and_is_sorted(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    process = start()
+    (home / "inbox" / "a.png").write_bytes(paint("red"))
+    until(lambda: (home / "sorted/red/a.png").exists(), "the file is sorted")
+    until(lambda: [row.path for row in rows()] == ["sorted/red/a.png"], "the row says where")
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(start: Start, home: Path, until: Until, number: int) -> None:
+    process = start()
+    until(lambda: (home / "pigeonhole.db").exists(), "it has started")
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.wait(20) == 0
+
+
+def test_once_empties_the_inbox_and_says_by_its_exit_code_whether_all_went_well(
+    start: Start, home: Path, rows: Rows, paint: Paint
+) -> None:
+    for number in range(70):
+        (home / "inbox" / f"{number}.png").write_bytes(paint("red", (20 + number, 20)))
+    assert start("--once").wait(60) == 0
+    assert len(rows()) == 70
+    assert inbox_files(home) == []
+    (home / "inbox" / "bad.png").write_bytes(b"bad")
+    assert start("--once").wait(60) == 1
+    assert start("--once").wait(60) == 0, "an empty inbox is all done"
+
+
+def test_kept_files_are_classified_once_also_by_the_next_run(
+    start: Start, home: Path, rows: Rows, paint: Paint
+) -> None:
+    (home / "inbox" / "a.png").write_bytes(paint("red"))
+    assert start("--once", AFTER="keep").wait(60) == 0
+    assert start("--once", AFTER="keep").wait(60) == 0
+    assert [row.path for row in rows()] == ["inbox/a.png"]
+    (home / "inbox" / "a.png").unlink()
+    assert start("--once", AFTER="keep").wait(60) == 0
+    (home / "inbox" / "a.png").write_bytes(paint("blue"))
+    assert start("--once", AFTER="keep").wait(60) == 0
+    assert [row.label for row in rows()] == ["red", "blue"]
+
+
+def test_a_slow_writer_is_never_read_half_way(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    data = paint("green", (400, 300), "BMP")
+    start(SETTLE_S="0.5")
+    with (home / "inbox" / "slow.bmp").open("wb", buffering=0) as file:
+        step = len(data) // 12
+        for offset in range(0, len(data), step):
+            file.write(data[offset : offset + step])
+            time.sleep(0.1)
+    until(lambda: len(rows()) == 1, "the whole file has its row")
+    assert rows()[0].size_bytes == len(data)
+    assert rows()[0].status == "classified"
+
+
+def test_without_any_event_the_listing_finds_every_file(
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics, rows: Rows,
+    home: Path, until: Until, paint: Paint, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(waker, "start", lambda _: waker.Clock())
+    monkeypatch.setattr(daemon, "_POLL_S", 0.2)
+    watcher = Watcher(settings, store, engine, metrics)
+    thread = threading.Thread(target=watcher.watch)
+    thread.start()
+    try:
+        for number in range(20):
+            (home / "inbox" / f"{number}.png").write_bytes(paint("blue", (20 + number, 9)))
+        until(lambda: len(rows()) == 20, "all have their row")
+    finally:
+        watcher.stop()
+        thread.join()
+    assert metrics.registry.get_sample_value("pigeonhole_watcher_mode_info", {"mode": "polling"})
+
+
+def test_an_inbox_that_is_removed_and_made_again_is_watched_again(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    start(RECONCILE_S="0.5")
+    (home / "inbox" / "a.png").write_bytes(paint("red"))
+    until(lambda: len(rows()) == 1, "the first file has its row")
+    shutil.rmtree(home / "inbox")
+    time.sleep(1.5)
+    (home / "inbox").mkdir()
+    (home / "inbox" / "b.png").write_bytes(paint("blue"))
+    until(lambda: len(rows()) == 2, "the second file has its row")
+
+
+def test_a_locked_database_is_waited_for(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    start()
+    (home / "inbox" / "a.png").write_bytes(paint("red"))
+    until(lambda: len(rows()) == 1, "it runs")
+    blocker = sqlite3.connect(home / "pigeonhole.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    (home / "inbox" / "b.png").write_bytes(paint("blue"))
+    time.sleep(1.5)
+    assert len(rows()) == 1
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    until(lambda: len(rows()) == 2, "it went on")
+
+
+def test_kill_9_ten_times_in_the_middle_of_its_work_and_every_file_has_one_row(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint, store: Store
+) -> None:
+    """G1 in its short form: 1,000 files (one in ten the same bytes, one in fifty bad), 10 kills."""
+    chance = random.Random(SEED)
+    sent: Counter[bytes] = Counter()
+
+    def drop(first: int, last: int) -> None:
+        for number in range(first, last):
+            color = chance.choice(["red", "green", "blue"])
+            side = 20 if number % 10 == 0 else 20 + number
+            data = paint(color, (side, 20)) if number % 50 else b"bad" * number
+            sent[data] += 1
+            (home / "inbox" / f"{number:04}.png").write_bytes(data)
+
+    for kill in range(10):
+        drop(kill * 100, kill * 100 + 100)
+        before = store.count()
+        process = start(BATCH_SIZE="8", SETTLE_S="0.02")
+        goal = before + chance.randint(1, 60)
+        until(partial(_has_rows, store, goal), "work is being done")
+        time.sleep(chance.random() * 0.05)
+        process.kill()
+        process.wait()
+
+    assert start("--once", SETTLE_S="0.02").wait(60) in (0, 1)
+    found = rows()
+    assert len(found) == 1_000
+    assert len({row.filename for row in found}) == 1_000
+    assert inbox_files(home) == []
+    assert Counter(path.read_bytes() for path in kept_files(home)) == sent
+    assert all(row.path and (home / row.path).is_file() for row in found)
+    assert sum(row.status == "quarantined" for row in found) == sum(
+        count for data, count in sent.items() if data.startswith(b"bad") or not data
+    )
+    with sqlite3.connect(home / "pigeonhole.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_two_watchers_share_an_inbox_without_a_double_row(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    first, second = start(BATCH_SIZE="4"), start(BATCH_SIZE="4")
+    for number in range(200):
+        (home / "inbox" / f"{number}.png").write_bytes(paint("red", (20 + number, 20)))
+    until(lambda: len(rows()) >= 200 and not inbox_files(home), "all are done")
+    for process in (first, second):
+        process.terminate()
+        assert process.wait(20) == 0
+    assert len({row.filename for row in rows()}) == len(rows()) == 200
+    assert len(kept_files(home)) == 200
+
+
+@pytest.mark.parametrize("inbox", [".", "sorted", "sorted/deeper"])
+def test_an_inbox_that_would_hold_our_own_folders_is_refused(home: Path, inbox: str) -> None:
+    settings = Settings(home=home, inbox=home / inbox)
+    with pytest.raises(SettingsError, match="PIGEONHOLE_INBOX"):
+        prepare_folders(settings)
+
+
+def test_health_tells_what_is_wrong(
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path
+) -> None:
+    watcher = Watcher(settings, store, engine, metrics)
+    try:
+        assert not any(check() for check in watcher.checks().values())
+        shutil.rmtree(home / "inbox")
+        complaints = {name: check() for name, check in watcher.checks().items()}
+        assert "mounted" in str(complaints["inbox"])
+        assert complaints["database"] is None
+    finally:
+        watcher.close()
+
+
+def test_the_inbox_gauges_are_right_at_every_scrape(
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path, paint: Paint
+) -> None:
+    watcher = Watcher(settings, store, engine, metrics)
+    value = metrics.registry.get_sample_value
+    try:
+        assert value("pigeonhole_inbox_files") == 0
+        (home / "inbox" / "a.png").write_bytes(paint("red"))
+        os.utime(home / "inbox" / "a.png", (0, 0))  # a copy that kept its old time
+        assert value("pigeonhole_inbox_files") == 1
+        oldest_s = value("pigeonhole_inbox_oldest_file_timestamp_seconds")
+        assert oldest_s is not None
+        assert abs(oldest_s - datetime.now(UTC).timestamp()) < 60, "its arrival, not its mtime"
+    finally:
+        watcher.close()

@@ -1,0 +1,68 @@
+"""What counts as lying in the inbox."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from watcher.scan import IGNORED, is_ignored, scan
+
+
+def test_files_are_found_in_every_sub_folder_by_their_relative_path(tmp_path: Path) -> None:
+    (tmp_path / "trip" / "day 1").mkdir(parents=True)
+    (tmp_path / "a.jpg").write_bytes(b"123")
+    (tmp_path / "trip" / "day 1" / "b.jpg").write_bytes(b"12345")
+    found = scan(tmp_path)
+    assert {path: stamp.size_bytes for path, stamp in found.items()} == {
+        "a.jpg": 3,
+        "trip/day 1/b.jpg": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".hidden.jpg", "~lock.jpg", "a.jpg~", "a.jpg.part", "a.tmp", "x.crdownload", "Thumbs.db"],
+)
+def test_half_written_and_system_files_are_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    assert scan(tmp_path) == {}
+    assert is_ignored(name)
+
+
+def test_folders_of_systems_are_not_entered(tmp_path: Path) -> None:
+    for name in ("@eaDir", "__MACOSX", ".stfolder"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(b"1")
+    assert scan(tmp_path) == {}
+
+
+def test_links_pipes_and_folders_that_look_like_images_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(b"1")
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "link.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
+    (inbox / "folder link").symlink_to(tmp_path / "elsewhere")
+    (inbox / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    (inbox / "folder.jpg").mkdir()
+    os.mkfifo(inbox / "pipe.jpg")
+    assert scan(inbox) == {}
+
+
+def test_a_missing_inbox_is_an_error_not_an_empty_inbox(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        scan(tmp_path / "not mounted")
+
+
+def test_names_of_every_kind_are_listed(tmp_path: Path) -> None:
+    names = ["a\nb.jpg", "-rf.jpg", "\N{GRINNING FACE}.jpg", "e\u0301.jpg", "x" * 251 + ".jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / os.fsdecode(b"bad\xff.jpg")).write_bytes(b"1")
+    assert set(scan(tmp_path)) == {*names, os.fsdecode(b"bad\xff.jpg")}
+
+
+def test_no_pattern_hides_an_ordinary_photo() -> None:
+    ordinary = ["IMG_0001.JPG", "photo.jpeg", "scan 1.tiff", "a.b.c.png", "no_extension"]
+    assert not any(is_ignored(name) for name in ordinary)
+    assert len(set(IGNORED)) == len(IGNORED)

@@ -1,0 +1,332 @@
+"""One batch: claim, read once, classify, commit, put away. It may be stopped after any step."""
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePath
+from typing import Any
+
+import structlog
+
+from core.engine import Engine
+from core.settings import Settings
+from core.types import Delivery, Failure, ImageRef, Outcome, Stamp
+from monitoring.metrics import Metrics
+from storage import files
+from storage.results import Result
+from storage.store import Filing, Finished, Store
+from watcher import owner
+
+log = structlog.get_logger(__name__)
+
+LEASE_S = 60.0
+SHARED_ATTEMPTS = 3  # from then on a file is worked on alone: it may be the one that kills us
+MAX_ATTEMPTS = 6  # and then it is given up
+BATCH_BYTES = 64 * 1024**2  # in memory at once, unless a single file is larger
+_BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image
+_RETRY_S = (1, 2, 4, 8, 15, 30, 60)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of a batch."""
+
+    classified: int = 0
+    quarantined: int = 0
+    put_off: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many have their row."""
+        return self.classified + self.quarantined
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.classified + other.classified,
+            self.quarantined + other.quarantined,
+            self.put_off + other.put_off,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """A delivery that was read: its bytes, or why there are none."""
+
+    delivery: Delivery
+    ref: ImageRef
+    content: bytes | Failure
+    started_s: float
+
+
+class Worker:
+    """Takes batches of settled files from the inbox to their rows and their folders."""
+
+    def __init__(self, settings: Settings, store: Store, engine: Engine, metrics: Metrics) -> None:
+        self._settings = settings
+        self._store = store
+        self._engine = engine
+        self._metrics = metrics
+        self._me = owner.this_process()
+
+    def work(self, batch: Mapping[str, Stamp], first_seen_s: Mapping[str, float]) -> Tally:
+        """A row for each file that can be claimed; `first_seen_s` is on the monotonic clock.
+
+        Files that somebody else holds or that must wait for a retry are put off. A file that was
+        claimed often, and so was there when the process died, is worked on alone.
+        """
+        claimed = self._store.claim(list(batch.items()), self._me, _now(), LEASE_S)
+        tally = Tally(put_off=len(batch) - len(claimed))
+        suspects = [item for item in claimed if item.attempts > SHARED_ATTEMPTS]
+        if suspects and len(claimed) > 1:
+            self._store.release(suspects)
+            claimed = [item for item in claimed if item not in suspects]
+        else:
+            suspects = []
+        tally += self._through(claimed, first_seen_s)
+        for suspect in sorted(suspects, key=lambda item: item.attempts):
+            tally += self.work({suspect.path: suspect.stamp}, first_seen_s)
+        return tally
+
+    def recover(self) -> int:
+        """Put away what somebody who died has left: rows that stand, files still in the inbox."""
+        dead = [name for name in self._store.owners() if owner.is_dead(name)]
+        if dead:
+            self._store.end_leases(dead)
+        filings = self._store.take_unfinished(self._me, _now(), LEASE_S)
+        if filings:
+            log.info("putting away files of an earlier run", files=len(filings))
+            self._put_away([filing for filing in filings if self._is_the_same(filing)])
+            lost = [filing for filing in filings if not self._is_the_same(filing)]
+            self._store.finish([(filing.delivery.id, None) for filing in lost])
+        return len(filings)
+
+    # --- the steps ---------------------------------------------------------------------------
+
+    def _through(self, claimed: Sequence[Delivery], first_seen_s: Mapping[str, float]) -> Tally:
+        images = [image for image in map(self._read, claimed) if image is not None]
+        if not images:
+            return Tally(put_off=len(claimed))
+        finished = self._classify(images)
+        filings = self._record(finished)
+        now_s = time.monotonic()
+        for filing, outcome in filings:
+            seen_s = first_seen_s.get(filing.delivery.path)
+            age_s = None if seen_s is None else now_s - seen_s
+            self._metrics.finished(outcome, "watcher", age_s)
+            _tell(filing)
+        self._put_away([filing for filing, _ in filings])
+        bad = sum(isinstance(outcome, Failure) for _, outcome in filings)
+        return Tally(len(filings) - bad, bad, len(claimed) - len(filings))
+
+    def _read(self, delivery: Delivery) -> _Image | None:
+        started_s = time.monotonic()
+        path = self._settings.inbox / delivery.path
+        try:
+            content = self._refused(delivery) or files.read_once(path, delivery.stamp)
+            digest = (
+                files.hash_file(path, delivery.stamp)
+                if isinstance(content, Failure)
+                else hashlib.sha256(content).hexdigest()
+            )
+        except files.ChangedError:
+            self._store.forget([delivery])
+            return None
+        except OSError as error:
+            self._postpone(delivery, error)
+            return None
+        name = _text(PurePath(delivery.path).name)
+        return _Image(
+            delivery, ImageRef(digest, name, delivery.stamp.size_bytes), content, started_s
+        )
+
+    def _refused(self, delivery: Delivery) -> Failure | None:
+        if delivery.attempts > MAX_ATTEMPTS:
+            return Failure(
+                "gave_up",
+                f"The watcher died {MAX_ATTEMPTS} times while it worked on this file. "
+                "Open it in an image program and save it anew, or leave it out.",
+            )
+        limit = self._settings.max_pixels * _BYTES_PER_PIXEL
+        if delivery.stamp.size_bytes > limit:
+            return Failure(
+                "too_large",
+                f"{delivery.stamp.size_bytes} bytes are more than an image of "
+                f"{self._settings.max_pixels} pixels can have. Raise PIGEONHOLE_MAX_PIXELS.",
+            )
+        return None
+
+    def _postpone(self, delivery: Delivery, error: OSError) -> None:
+        delay_s = _RETRY_S[min(delivery.attempts, len(_RETRY_S)) - 1]
+        reason = Failure("cannot_read", f"{error.strerror}. Check the permissions of the file.")
+        self._store.postpone(delivery, _now() + timedelta(seconds=delay_s), reason)
+        self._metrics.error(reason.code)
+        log.warning("cannot read", file=delivery.path, reason=reason.detail, again_in_s=delay_s)
+
+    def _classify(self, images: Sequence[_Image]) -> list[Finished]:
+        """The same bytes are inferred once: in this batch, or ever by this very model."""
+        contents = {
+            image.ref.sha256: image.content
+            for image in images
+            if not isinstance(image.content, Failure)
+        }
+        outcomes: dict[str, Outcome] = {**self._store.known(contents, self._engine.bundle.ref)}
+        fresh = [digest for digest in contents if digest not in outcomes]
+        answers = self._engine.classify([contents[digest] for digest in fresh])
+        outcomes |= zip(fresh, answers, strict=True)
+        done_s = time.monotonic()
+        return [
+            Finished(
+                image=image.ref,
+                outcome=(
+                    image.content
+                    if isinstance(image.content, Failure)
+                    else outcomes[image.ref.sha256]
+                ),
+                received_at=image.delivery.received_at,
+                latency_ms=(done_s - image.started_s) * 1000,
+                delivery=image.delivery,
+            )
+            for image in images
+        ]
+
+    def _record(self, finished: Sequence[Finished]) -> list[tuple[Filing, Outcome]]:
+        """Commit; what somebody else has taken over meanwhile is left to them."""
+        started = time.perf_counter()
+        results = self._store.record(
+            finished,
+            source="watcher",
+            model=self._engine.bundle.ref,
+            min_confidence=self._settings.min_confidence,
+            now=_now(),
+        )
+        self._metrics.stage("store", time.perf_counter() - started)
+        return [
+            (Filing(item.delivery, result), item.outcome)
+            for item, result in zip(finished, results, strict=True)
+            if result is not None and item.delivery is not None
+        ]
+
+    # --- putting away ------------------------------------------------------------------------
+
+    def _put_away(self, filings: Sequence[Filing]) -> None:
+        """Link all, sync, unlink all, sync, close; the next start finishes what a crash left."""
+        started = time.perf_counter()
+        placed: list[tuple[Filing, Path | None]] = []
+        for filing in filings:
+            try:
+                placed.append((filing, self._place(filing)))
+            except OSError as error:
+                self._leave_for_later(filing, error)
+        files.sync_folders(target.parent for _, target in placed if target)
+        keep = self._settings.after == "keep"
+        if not keep:
+            self._take_out([filing.delivery for filing, _ in placed])
+        self._store.finish(
+            [(filing.delivery.id, self._shown(filing, target)) for filing, target in placed],
+            keep=keep,
+        )
+        if placed:
+            self._metrics.stage("file", time.perf_counter() - started)
+
+    def _place(self, filing: Filing) -> Path | None:
+        """Where the file is kept from now on; None where policy keeps no second name."""
+        folder = self._folder(filing.result)
+        if folder is None:
+            return None
+        delivery, result = filing.delivery, filing.result
+        source = self._settings.inbox / delivery.path
+        folder = folder / PurePath(delivery.path).parent
+        target = files.put(source, delivery.stamp, folder, delivery.id[-8:], result.sha256)
+        if target is not None and result.error is not None:
+            files.put_reason(target, _reason(delivery, result))
+        return target
+
+    def _folder(self, result: Result) -> Path | None:
+        home, after = self._settings.home, self._settings.after
+        if result.status == "quarantined":
+            return home / "quarantine"
+        if after == "sort":
+            return home / "sorted" / files.label_folder(result.label or "")
+        if after == "archive":
+            return home / "archive" / f"{result.classified_at:%Y/%m/%d}"
+        return None
+
+    def _take_out(self, taken: Sequence[Delivery]) -> None:
+        sources = [self._settings.inbox / delivery.path for delivery in taken]
+        for source, delivery in zip(sources, taken, strict=True):
+            files.remove(source, delivery.stamp)
+        files.sync_folders(source.parent for source in sources)
+
+    def _leave_for_later(self, filing: Filing, error: OSError) -> None:
+        self._store.postpone_filing([filing.delivery], _now() + timedelta(seconds=_RETRY_S[-3]))
+        self._metrics.error("cannot_file")
+        log.error(
+            "cannot put away; the row stands and the file stays in the inbox for now",
+            file=filing.delivery.path,
+            reason=str(error),
+            remedy="make room or give access; it is tried again by itself",
+        )
+
+    def _shown(self, filing: Filing, target: Path | None) -> str | None:
+        """The path of a row: relative to HOME where it lies below it."""
+        if target is None and self._settings.after == "keep":
+            target = self._settings.inbox / filing.delivery.path
+        if target is None:
+            return None
+        home = self._settings.home
+        return _text(str(target.relative_to(home) if target.is_relative_to(home) else target))
+
+    def _is_the_same(self, filing: Filing) -> bool:
+        """Whether the inbox holds what the row speaks of: a stamp can be imitated, not a hash."""
+        source = self._settings.inbox / filing.delivery.path
+        try:
+            return files.hash_file(source, filing.delivery.stamp) == filing.result.sha256
+        except files.ChangedError:
+            return True  # gone: `put` finds the link that was made, or nothing
+        except OSError:
+            return True
+
+
+def _tell(filing: Filing) -> None:
+    result = filing.result
+    if result.error:
+        log.warning(
+            "quarantined",
+            file=filing.delivery.path,
+            code=result.error.code,
+            detail=result.error.detail,
+        )
+    else:
+        log.info(
+            "classified",
+            file=filing.delivery.path,
+            label=result.label,
+            confidence=round(result.confidence or 0.0, 4),
+        )
+
+
+def _reason(delivery: Delivery, result: Result) -> dict[str, Any]:
+    return {
+        "code": result.error.code if result.error else None,
+        "detail": result.error.detail if result.error else None,
+        "file": _text(delivery.path),
+        "id": result.id,
+        "sha256": result.sha256,
+        "bytes": result.size_bytes,
+        "attempts": delivery.attempts,
+        "received_at": result.received_at.isoformat(),
+        "quarantined_at": result.classified_at.isoformat(),
+        "model": {"name": result.model.name, "version": result.model.version},
+    }
+
+
+def _text(path: str) -> str:
+    """A path as text: bytes that are not UTF-8 are written out as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
