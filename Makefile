@@ -5,7 +5,6 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 EVERYTHING := .venv/.everything
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
-DATA ?= data/fashion5.zip
 
 .DEFAULT_GOAL := help
 
@@ -32,8 +31,17 @@ install-dev: $(EVERYTHING) ## Everything: training, tests, linters (torch is lar
 # --- train ---
 
 .PHONY: train
-train: install-dev ## Train on DATA=my.zip (default: the demo data) and write models/candidate
-	@$(BIN)/dvc repro --set-param unzip.archive=$(DATA)
+train: export PATH := $(abspath $(BIN)):$(PATH)
+train: install-dev ## Train on DATA=my.zip (default: what params.yaml names) into models/candidate
+	@dvc $(if $(DATA),exp run --set-param unzip.archive=$(DATA),repro)
+	@python -m pipeline.report --bundle models/candidate $(if $(DATA),--data $(DATA))
+
+.PHONY: starter
+starter: export PATH := $(abspath $(BIN)):$(PATH)
+starter: install-dev ## Train on the demo data and make the result the starter model
+	@dvc repro
+	@dvc repro --single-item --force export
+	@python -m pipeline.starter
 
 .PHONY: accuracy
 accuracy: install ## Accuracy and confusion matrix of the starter model on the 500 test images

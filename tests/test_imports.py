@@ -21,7 +21,9 @@ def imported(module: str, cwd: Path) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize("module", ["core.engine"])
+@pytest.mark.parametrize(
+    "module", ["core.engine", "api.app", "api.server", "watcher.daemon", "pigeonhole.__main__"]
+)
 def test_serving_imports_nothing_of_training(module: str, repository: Path) -> None:
     modules = imported(module, repository)
 

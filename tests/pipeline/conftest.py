@@ -1,0 +1,103 @@
+"""A painted data set, a small network, and one run of all the stages that many tests look at."""
+
+import dataclasses
+import io
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image, ImageDraw
+
+from pipeline import params as params_file
+from pipeline.export import export
+from pipeline.params import Params
+from pipeline.preprocess import preprocess
+from pipeline.train import train
+from pipeline.unzip import unzip
+
+COUNTS = {"train": 24, "valid": 8, "test": 8}
+FORMATS = ("PNG", "JPEG", "BMP")
+
+
+class Run(NamedTuple):
+    """A folder in which all stages have run, and with what."""
+
+    root: Path
+    params: Params
+
+
+def picture(shape: str, number: int) -> tuple[str, bytes]:
+    """A name and an image: a bright disc or square, each time in another place and format."""
+    image = Image.new("RGB", (40 + number % 3, 32), (number * 5 % 60, 20, 40))
+    left, top, side = 4 + number % 7, 3 + number % 5, 14 + number % 6
+    draw = ImageDraw.Draw(image)
+    paint = draw.ellipse if shape == "disc" else draw.rectangle
+    paint((left, top, left + side, top + side), fill=(250, 240, 200 - number))
+    file_format = FORMATS[number % len(FORMATS)]
+    file = io.BytesIO()
+    image.save(file, file_format)
+    return f"{number:03}.{file_format.lower()}", file.getvalue()
+
+
+def painted() -> dict[str, bytes]:
+    """The members of a zip: two classes in three splits, no two images alike."""
+    members, number = {}, 0
+    for split, count in COUNTS.items():
+        for shape in ("disc", "square"):
+            for _ in range(count):
+                name, data = picture(shape, number)
+                members[f"{split}/{shape}/{name}"] = data
+                number += 1
+    return members
+
+
+def write_zip(path: Path, members: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> Path:
+    """A zip with these members, compressed; `mode` is what Unix would call each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    return path
+
+
+@pytest.fixture(scope="session")
+def members() -> dict[str, bytes]:
+    return painted()
+
+
+@pytest.fixture(scope="session")
+def zipped() -> Callable[..., Path]:
+    """`zipped(path, members)` writes a zip."""
+    return write_zip
+
+
+@pytest.fixture(scope="session")
+def small(repository: Path) -> Params:
+    """The committed params.yaml, made small: 16 pixels, few filters, three epochs, one process."""
+    params = params_file.read(repository / "params.yaml")
+    return dataclasses.replace(
+        params,
+        unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip"),
+        preprocess=dataclasses.replace(params.preprocess, size_px=16, workers=1),
+        train=dataclasses.replace(
+            params.train, epochs=3, filters=(4, 8), hidden=8, learning_rate=0.01, batch_size=8
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def run(small: Params, members: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All stages, once. Every test shares it: look, do not touch."""
+    root = tmp_path_factory.mktemp("run")
+    write_zip(root / small.unzip.archive, members)
+    unzip(small.unzip, root)
+    preprocess(small.preprocess, root)
+    train(small.train, root)
+    export(small, root)
+    return Run(root, small)
