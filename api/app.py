@@ -1,0 +1,112 @@
+"""The application: settings in, routes and their surroundings out. Nothing opens before it runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from api import problems
+from api.middleware import Hardened, HeadAsGet, LastResort, Observed
+from api.parts import Parts
+from api.routes import docs, health, model, predict, results
+from api.routes import problems as problem_routes
+from api.schemas import Problem, Result, Upload
+from api.uploads import FRAMING_BYTES
+from core.bundle import Bundle, locate
+from core.engine import Engine
+from core.settings import Settings
+from monitoring.metrics import HttpMetrics, Metrics
+from storage.store import Store
+
+_DESCRIPTION = """\
+Send an image and get its label; ask for what became of all images.
+
+Every error is a problem (RFC 9457, `application/problem+json`) with a stable `code`.
+"""
+_TAGS = [
+    {"name": "predict", "description": "One image in, one answer out."},
+    {"name": "results", "description": "What became of the images."},
+    {"name": "model", "description": "Who answers, and what it can say."},
+    {"name": "operations", "description": "For those who keep this running."},
+]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API; database, model and engine are open between its startup and its shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            app.state.parts = await run_in_threadpool(_open, settings, stack)
+            yield
+
+    app = _Api(
+        title="Pigeonhole",
+        version=version("pigeonhole"),
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        middleware=[
+            Middleware(Observed),
+            Middleware(Hardened),
+            Middleware(HeadAsGet),
+            Middleware(LastResort),
+            Middleware(
+                RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes + FRAMING_BYTES
+            ),
+        ],
+    )
+    problems.install(app)
+    for routes in (predict, results, model, health, problem_routes, docs):
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
+    return app
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the schemas that FastAPI does not see.
+
+        And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
+        """
+        document = super().openapi()
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result)
+        return document
+
+
+def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
+    _, schema = models_json_schema(
+        [(model, "serialization") for model in models],
+        ref_template="#/components/schemas/{model}",
+    )
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _open(settings: Settings, stack: ExitStack) -> Parts:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    store = stack.enter_context(closing(Store.open(settings.database_url)))
+    bundle = Bundle.load(locate(settings.home))
+    metrics = Metrics()
+    metrics.model_loaded(bundle.manifest)
+    engine = stack.enter_context(
+        Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
+    )
+    return Parts(settings, store, engine, metrics, HttpMetrics(metrics.registry))

@@ -1,0 +1,220 @@
+"""Every error as RFC 9457 problem details: one catalogue, one shape, one place that makes them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.parts import parts_of
+from core.errors import PigeonholeError
+
+log = structlog.get_logger("api")
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+
+
+class Kind(NamedTuple):
+    """What a code means; docs/rest.md shows this table."""
+
+    status: int
+    title: str
+    remedy: str
+
+
+CATALOG = {
+    "unauthorized": Kind(
+        401, "No valid API key", "Send the value of PIGEONHOLE_API_KEY as X-API-Key."
+    ),
+    "not_found": Kind(404, "No such address", "See /docs for the addresses that there are."),
+    "result_not_found": Kind(404, "No such result", "Ask GET /v1/results for the ids."),
+    "method_not_allowed": Kind(
+        405, "Not with this method", "The header Allow names the methods of this address."
+    ),
+    "body_too_large": Kind(
+        413, "Too many bytes", "Send a smaller image, or raise PIGEONHOLE_MAX_BODY_BYTES."
+    ),
+    "not_multipart": Kind(
+        415, "Not a form with a file", "Send multipart/form-data with a part named `file`."
+    ),
+    "unsupported_format": Kind(
+        415, "Not an image that we can read", "Convert the file to JPEG or PNG."
+    ),
+    "bad_parameter": Kind(
+        422, "A parameter cannot be used", "`errors` names each parameter and what it may be."
+    ),
+    "bad_cursor": Kind(422, "Not one of our cursors", "Start again without `cursor`."),
+    "bad_multipart": Kind(
+        422, "The form is damaged", "Let an HTTP library build it, and send one file."
+    ),
+    "empty_file": Kind(422, "The file is empty", "Send the file again."),
+    "unreadable_image": Kind(
+        422, "The image cannot be read", "Copy it again from its source, or convert it."
+    ),
+    "too_many_pixels": Kind(
+        422, "Too many pixels", "Scale the image down, or raise PIGEONHOLE_MAX_PIXELS."
+    ),
+    "too_large": Kind(422, "The image needs too much memory", "Scale the image down."),
+    "busy": Kind(503, "Too much to do just now", "Wait as long as Retry-After says; ask again."),
+    "database_unavailable": Kind(
+        503, "The database does not answer", "Wait as long as Retry-After says; ask again."
+    ),
+    "internal_error": Kind(
+        500, "A fault of ours", "The log of the API says more; please report it."
+    ),
+    "bad_request": Kind(400, "The request cannot be used", "`detail` says what is wrong with it."),
+}
+
+_OF_STATUS = {
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    422: "bad_parameter",
+    503: "busy",
+}
+
+
+class ProblemError(Exception):
+    """Raised anywhere below a route: becomes the answer."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+def answer(
+    path: str,
+    code: str,
+    detail: str = "",
+    *,
+    errors: Sequence[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The response for one problem; `path` is what was asked for."""
+    body = _body(path, code, detail)
+    if errors:
+        body["errors"] = list(errors)
+    status = CATALOG[code].status
+    return JSONResponse(body, status, _headers(status, headers), MEDIA_TYPE)
+
+
+def code_of(status: int) -> str:
+    """The code for an error that only has a status."""
+    return _OF_STATUS.get(status, "bad_request" if status < 500 else "internal_error")
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of the problems that a route may answer with."""
+    of_status: dict[int, list[str]] = {}
+    for code in (*codes, "internal_error"):
+        of_status.setdefault(CATALOG[code].status, []).append(code)
+    return {status: _documented(of_one) for status, of_one in of_status.items()}
+
+
+def _documented(codes: Sequence[str]) -> dict[str, Any]:
+    examples = {
+        code: {"summary": CATALOG[code].title, "value": _body("/v1/predict", code)}
+        for code in codes
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "description": "; ".join(CATALOG[code].title for code in codes),
+        "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Let every exception that we know become a problem; `middleware.LastResort` has the rest."""
+    for known in (
+        ProblemError,
+        PigeonholeError,
+        HTTPException,
+        RequestValidationError,
+        OperationalError,
+        ClientDisconnect,
+    ):
+        app.add_exception_handler(known, _handled)
+
+
+async def _handled(request: Request, error: Exception) -> JSONResponse:
+    problem = _translated(error)
+    if CATALOG[problem.code].status >= 500:
+        log.warning(problem.code, error=str(error), path=request.scope["path"])
+        parts_of(request).metrics.error(problem.code)
+    return answer(
+        request.scope["path"],
+        problem.code,
+        problem.detail,
+        errors=problem.errors,
+        headers=problem.headers,
+    )
+
+
+def _translated(error: Exception) -> ProblemError:
+    match error:
+        case ProblemError():
+            problem = error
+        case PigeonholeError() if error.code in CATALOG:
+            problem = ProblemError(error.code, str(error))
+        case HTTPException():
+            problem = ProblemError(code_of(error.status_code), headers=error.headers)
+        case RequestValidationError():
+            problem = _invalid(error)
+        case OperationalError():
+            problem = ProblemError("database_unavailable")
+        case ClientDisconnect():
+            problem = ProblemError("bad_request", "The client went away before it had said all.")
+        case _:
+            problem = ProblemError("internal_error")
+    return problem
+
+
+def _invalid(error: RequestValidationError) -> ProblemError:
+    errors = [_named(item) for item in error.errors()]
+    detail = "; ".join(f"{next(iter(item.values()))}: {item['detail']}" for item in errors)
+    return ProblemError("bad_parameter", detail, errors=errors)
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, str]:
+    """One of pydantic's complaints, with the name that the client used."""
+    where, *names = item["loc"]
+    kind = "field" if where == "body" else "parameter"
+    name = ".".join(str(part) for part in names)
+    if item["type"] == "extra_forbidden":
+        return {kind: name, "detail": "there is no such parameter (misspelt?)"}
+    return {kind: name, "detail": str(item["msg"]).removeprefix("Value error, ")}
+
+
+def _body(path: str, code: str, detail: str = "") -> dict[str, Any]:
+    kind = CATALOG[code]
+    return {
+        "type": f"/problems/{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail or kind.remedy,
+        "instance": quote(path),
+        "code": code,
+    }
+
+
+def _headers(status: int, headers: Mapping[str, str] | None) -> dict[str, str]:
+    wait = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    return {**wait, **(headers or {})}

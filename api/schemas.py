@@ -1,0 +1,240 @@
+"""What goes over the wire, with the names of docs/rest.md; the OpenAPI document is made of these.
+
+Routes answer with the dicts of `storage.results.Result.to_dict` and its like, so that REST, the
+command line and exports write the same; these models describe and check them.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from storage.results import Order, ResultFilter, Source, Status
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+_MAX_TEXT = 255
+
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.]\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII
+)
+
+
+def _moment(text: object) -> datetime:
+    """RFC 3339 to UTC; without a zone it is UTC already, without a time it is midnight."""
+    if not isinstance(text, str) or not _MOMENT.fullmatch(text):
+        raise ValueError("must be a time such as 2026-11-22T09:30:00Z (in a URL, write + as %2B)")
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("there is no such time in the calendar") from None
+
+
+def _no_nul(text: object) -> object:
+    if isinstance(text, str) and "\0" in text:  # PostgreSQL refuses it
+        raise ValueError("must not hold a NUL character")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_no_nul), Field(min_length=1, max_length=_MAX_TEXT)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+Timestamp = Annotated[
+    str,
+    Field(
+        description="UTC, to the millisecond",
+        examples=["2026-11-22T09:30:00.123Z"],
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Wire(BaseModel):
+    """A body whose fields are all of the fields that there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabelScore(Wire):
+    """One label and the score that it got; the scores of all labels sum to 1."""
+
+    label: str = Field(examples=["dog"])
+    score: Share
+
+
+class ModelRef(Wire):
+    """Which model answered."""
+
+    name: str = Field(examples=["starter"])
+    version: str = Field(examples=["0f3a9c61b2d4"])
+
+
+class ResultError(Wire):
+    """Why an image was not classified."""
+
+    code: str = Field(examples=["unreadable_image"])
+    detail: str
+
+
+_EXAMPLE: JsonDict = {
+    "id": "01a20589-9e8e-7000-ba5e-e5c1c573684f",
+    "filename": "dog.jpg",
+    "source": "upload",
+    "status": "classified",
+    "label": "dog",
+    "confidence": 0.98,
+    "scores": [{"label": "dog", "score": 0.98}, {"label": "cat", "score": 0.02}],
+    "needs_review": False,
+    "corrected_label": None,
+    "reviewed_at": None,
+    "error": None,
+    "sha256": "ea0c64165b1f5cd9d39da10fe254db3ba60a1031cea9ae9b6b14a8b1822c4263",
+    "bytes": 48213,
+    "width": 640,
+    "height": 480,
+    "format": "JPEG",
+    "path": None,
+    "duplicate_of": None,
+    "model": {"name": "starter", "version": "0f3a9c61b2d4"},
+    "received_at": "2026-11-22T09:30:00.082Z",
+    "classified_at": "2026-11-22T09:30:00.123Z",
+    "latency_ms": 41.2,
+}
+
+
+class Result(Wire):
+    """What became of one image."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    id: str = Field(json_schema_extra={"format": "uuid"}, description="a UUID of version 7")
+    filename: str = Field(examples=["dog.jpg"])
+    source: Source
+    status: Status
+    label: str | None = Field(examples=["dog"])
+    confidence: Share | None = Field(description="the calibrated score of `label`")
+    scores: list[LabelScore] = Field(description="best first; at most 20")
+    needs_review: bool = Field(description="whether confidence is below PIGEONHOLE_MIN_CONFIDENCE")
+    corrected_label: str | None
+    reviewed_at: Timestamp | None
+    error: ResultError | None
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+    width: int | None = Field(description="pixels, as seen upright")
+    height: int | None
+    format: str | None = Field(examples=["JPEG"])
+    path: str | None = Field(description="where the file is now, relative to PIGEONHOLE_HOME")
+    duplicate_of: str | None = Field(description="the id of the first result for the same bytes")
+    model: ModelRef
+    received_at: Timestamp
+    classified_at: Timestamp
+    latency_ms: float = Field(ge=0, description="from the last byte to the answer of the model")
+
+
+class ResultPage(Wire):
+    """Some results, and how to get more."""
+
+    items: list[Result]
+    next_cursor: str | None = Field(description="give it as `cursor`; null: there are no more")
+
+
+class Labels(Wire):
+    """The labels that the model knows, in the order of its class indices."""
+
+    labels: list[str] = Field(examples=[["cat", "dog"]])
+    model: ModelRef
+
+
+class Recipe(Wire):
+    """How an image becomes the model's input."""
+
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: str
+    short_side_px: int | None
+    interpolation: str
+    background: tuple[int, int, int]
+
+
+class Model(Wire):
+    """The model that answers: what it knows, how good it was, where it comes from."""
+
+    name: str
+    version: str = Field(description="a hash of everything that changes an answer")
+    weights_sha256: str
+    labels: list[str]
+    recipe: Recipe
+    temperature: float = Field(description="what the logits are divided by before the softmax")
+    metrics: dict[str, float] = Field(examples=[{"test_accuracy": 0.93}])
+    lineage: dict[str, Any] = Field(description="data, parameters and code that it was made of")
+
+
+class Health(Wire):
+    """Every check by name, and `ok` or what is wrong and what to do."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "model": "ok", "disk": "ok"}])
+
+
+class ProblemItem(BaseModel):
+    """One parameter or field that cannot be used."""
+
+    parameter: str | None = None
+    field: str | None = None
+    detail: str
+
+
+class Problem(BaseModel):
+    """What every error looks like (RFC 9457, application/problem+json)."""
+
+    type: str = Field(description="the address that explains `code`")
+    title: str
+    status: int
+    detail: str = Field(description="what is wrong this time, and what to do")
+    instance: str = Field(description="what was asked for")
+    code: str = Field(description="stable: what programs should look at")
+    errors: list[ProblemItem] | None = Field(None, description="with bad_parameter: which, and why")
+
+
+class Upload(BaseModel):
+    """A form with one image."""
+
+    file: str = Field(
+        description="the image",
+        json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
+    )
+
+
+class PredictQuery(BaseModel):
+    """The parameters of POST /v1/predict."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    store: bool = Field(True, description="`false`: answer, but keep no record")
+
+
+class ResultQuery(BaseModel):
+    """The parameters of GET /v1/results; every one that is given must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: Text | None = Field(None, description="the predicted label, exactly")
+    status: Status | None = None
+    source: Source | None = Field(None, description="how the image came in")
+    model_version: Text | None = None
+    needs_review: bool | None = None
+    min_confidence: Share | None = Field(None, description="inclusive")
+    max_confidence: Share | None = Field(None, description="inclusive")
+    q: Text | None = Field(None, description="part of the file name, in upper or lower case")
+    since: Moment | None = Field(None, description="classified at this time or later")
+    until: Moment | None = Field(None, description="classified before this time")
+    order: Order = Field("desc", description="newest first, or oldest first")
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="results per page")
+    cursor: Text | None = Field(None, description="`next_cursor` of the page before")
+
+    def filter(self) -> ResultFilter:
+        """The same as the store asks for it."""
+        return ResultFilter(**self.model_dump(exclude={"order", "limit", "cursor"}))
