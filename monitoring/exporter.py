@@ -1,27 +1,41 @@
 """The watcher's own small door: /metrics, /livez and /readyz, on a thread of their own."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from core.errors import SettingsError
 from monitoring.health import Check, Report, examine
 from monitoring.metrics import CONTENT_TYPE, Metrics
+
+
+class _Quiet(WSGIRequestHandler):
+    timeout = 30  # seconds; who connects and says nothing must not hold a thread for ever
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the base class's
+        """Scrapes are not news."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as above
+        """Somebody hung up in the middle of a line; nor is that."""
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the base class's
-        """Scrapes are not news."""
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class Exporter:
-    """Serves until closed. `port` 0 takes a free one; `address` says which."""
+    """Serves until closed. `port` 0 takes a free one; `address` says which.
+
+    Raises `SettingsError` when the port cannot be had.
+    """
 
     def __init__(
         self,
@@ -47,7 +61,14 @@ class Exporter:
             start(f"{status} {_REASONS[status]}", headers)
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-        self._server = make_server(host, port, application, _Server, handler_class=_Quiet)
+        kind = _Server6 if ":" in host else _Server
+        try:
+            self._server = make_server(host, port, application, kind, handler_class=_Quiet)
+        except OSError as error:
+            raise SettingsError(
+                f"PIGEONHOLE_WATCHER_METRICS_PORT: cannot listen on {host}, port {port}: "
+                f"{error.strerror}. Choose another port (0 takes a free one), or stop what uses it."
+            ) from error
         self.address = (str(self._server.server_address[0]), int(self._server.server_address[1]))
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

@@ -31,6 +31,18 @@ from core.types import Failure, Outcome
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SOURCES = ("watcher", "upload", "batch")
 STAGES = ("settle", "queue", "decode", "infer", "store", "file")
+# Series that are born at 1 hide their first error from rate() and increase(); other codes may come.
+ERROR_CODES = (
+    "empty_file",
+    "unsupported_format",
+    "unreadable_image",
+    "too_many_pixels",
+    "too_large",
+    "cannot_read",
+    "cannot_file",
+    "gave_up",
+    "paused",
+)
 SHOWN_LABELS = 20  # a label per class would be 1,000 series for ImageNet; those counts are in SQL
 OTHER = "other"
 
@@ -108,6 +120,8 @@ class Metrics:
         self._labels.expect(manifest.labels)
         for label in self._labels.known():
             self._predictions.labels(label)
+        if len(manifest.labels) > SHOWN_LABELS:
+            self._predictions.labels(OTHER)
         self._replace("model", _ModelInfo(manifest))
 
     def watcher_mode(self, mode: str) -> None:
@@ -151,6 +165,8 @@ class Metrics:
             self._watch_events.labels(source)
         for result in ("success", "failure"):
             self._reloads.labels(result)
+        for code in ERROR_CODES:
+            self._errors.labels(code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +217,8 @@ class _BoundedLabels:
                 self.bounded(label)
 
     def known(self) -> tuple[str, ...]:
-        return tuple(self._shown)
+        with self._lock:
+            return tuple(self._shown)
 
     def bounded(self, label: str) -> str:
         with self._lock:
@@ -256,14 +273,14 @@ class _Network(Collector):
     """Bytes over all interfaces of the machine; one process cannot be told from another."""
 
     def collect(self) -> Iterator[Metric]:
-        counters = psutil.net_io_counters()
+        cards = psutil.net_io_counters(pernic=True).values()
         yield CounterMetricFamily(
             "pigeonhole_network_receive_bytes",
             "Bytes received by this machine",
-            value=counters.bytes_recv,
+            value=sum(card.bytes_recv for card in cards),
         )
         yield CounterMetricFamily(
             "pigeonhole_network_transmit_bytes",
             "Bytes sent by this machine",
-            value=counters.bytes_sent,
+            value=sum(card.bytes_sent for card in cards),
         )

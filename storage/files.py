@@ -6,22 +6,28 @@ same name is never touched. Leaving by link and unlink, not by rename, also spar
 unmatched move event, behind which it holds all others for half a second.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from core.types import Stamp
 
 REASON_SUFFIX = ".reason.json"
 _NAME_BYTES = 255  # the longest name of every common file system
+_SUFFIX_BYTES = 32  # what is longer after the last dot is no suffix
+_SPARE_NAMES = 9  # how many names a file may try that carry its tag
 _CHUNK_BYTES = 1024 * 1024
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_GONE = (FileNotFoundError, NotADirectoryError)
+# A copy keeps the time of its original, as exactly as its file system can: ns to 2 s (FAT).
+_TIME_STEPS_NS = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
 
 
 class ChangedError(Exception):
@@ -58,32 +64,48 @@ def put(source: Path, stamp: Stamp, folder: Path, tag: str, sha256: str | None) 
 
     A taken name is left alone: the file then becomes `STEM-TAG.EXT`, where `tag` is unique to it.
     Where the file system has no links, or is another one, the bytes are copied and synced.
-    Raises `OSError`.
+    Raises `OSError`; the file is then where it was.
     """
     make_folder(folder)
-    for target in _candidates(folder, source.name, tag):
-        if _is_ours(target, stamp) or _is_copy(target, stamp, sha256):
+    targets = list(_candidates(folder, source.name, tag))
+    for target in targets:
+        if _is_ours(target, stamp):
             return target
-        if os.path.lexists(target) or os.path.lexists(reason_path(target)):
-            continue
+    free = (target for target in targets if _is_free(target))
+    for target in free:
         try:
-            if _link(source, stamp, target):
-                return target
+            return target if _link(source, stamp, target) else _copy_made(targets, stamp, sha256)
         except FileExistsError:
             continue  # another watcher was faster
-    return None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        made = _copy_made(targets, stamp, sha256)
+        return made or _copy(source, stamp, target, folder / f".part-{tag}")
+    raise FileExistsError(
+        errno.EEXIST, f"no name is left in {folder}, make room there", source.name
+    )
 
 
 def put_reason(target: Path, reason: dict[str, Any]) -> None:
-    """Write NAME.reason.json beside a quarantined file, whole or not at all."""
+    """Write NAME.reason.json beside a quarantined file, whole or not at all.
+
+    One that is there stays: it is ours from before a crash, or somebody else's.
+    """
     path = reason_path(target)
-    part = path.with_name(f".part-{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(reason, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    if os.path.lexists(path):
+        return
+    part = path.with_name(f".part-{zlib.crc32(os.fsencode(path.name)):08x}")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(reason, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            _give_name(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def reason_path(target: Path) -> Path:
@@ -98,7 +120,7 @@ def remove(source: Path, stamp: Stamp) -> bool:
         if stamp_of(source.lstat()) != stamp:
             return False
         source.unlink()
-    except FileNotFoundError:
+    except _GONE:
         return True
     return True
 
@@ -108,10 +130,13 @@ def sync_folders(folders: Iterable[Path]) -> None:
     for folder in set(folders):
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+        except _GONE:
             continue  # somebody removed the folder that we emptied
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some network and FUSE mounts cannot sync a folder
+                raise
         finally:
             os.close(descriptor)
 
@@ -128,15 +153,15 @@ def make_folder(folder: Path) -> None:
 def label_folder(label: str) -> str:
     """A label as one harmless folder name: no separators, no leading dots, not too long."""
     name = label.replace("/", "_").replace("\\", "_").replace("\0", "_").lstrip(". ")
-    return os.fsdecode(_cut(os.fsencode(name), _NAME_BYTES)) or "_"
+    return _cut(name.encode("utf-8", "replace"), _NAME_BYTES).decode() or "_"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path, stamp: Stamp) -> Iterator[int]:
     """A descriptor of exactly this regular file; never follows a link, never waits for a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except _GONE:
         raise ChangedError(path) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -157,19 +182,30 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
 
 
 def _candidates(folder: Path, name: str, tag: str) -> Iterator[Path]:
-    yield folder / name
-    pure = PurePath(name)
-    suffix = os.fsencode(f"-{tag}{pure.suffix}")
-    yield folder / os.fsdecode(_cut(os.fsencode(pure.stem), _NAME_BYTES - len(suffix)) + suffix)
+    """The names that a file may get. All but the first are its own, as are their reasons."""
+    if not name.endswith(REASON_SUFFIX):  # such a name may be needed for the reason of another
+        yield folder / name
+    stem, suffix = os.path.splitext(os.fsencode(name))  # noqa: PTH122 - bytes
+    suffix = _cut(suffix, _SUFFIX_BYTES)
+    for number in range(1, _SPARE_NAMES + 1):
+        end = os.fsencode(f"-{tag}" if number == 1 else f"-{tag}-{number}") + suffix
+        room = _NAME_BYTES - len(REASON_SUFFIX) - len(end)
+        yield folder / os.fsdecode(_cut(stem, room) + end)
 
 
 def _cut(name: bytes, limit: int) -> bytes:
     """At most `limit` bytes, and no half of a UTF-8 character at the end."""
     if len(name) <= limit:
         return name
-    while limit and name[limit] & 0xC0 == 0x80:
-        limit -= 1
+    for end in range(limit, max(limit - 4, 0), -1):  # a character has four bytes at most
+        if name[end] & 0xC0 != 0x80:
+            return name[:end]
     return name[:limit]
+
+
+def _is_free(target: Path) -> bool:
+    """Whether nobody has this name, nor the name of its reason."""
+    return not (os.path.lexists(target) or os.path.lexists(reason_path(target)))
 
 
 def _is_ours(target: Path, stamp: Stamp) -> bool:
@@ -181,11 +217,16 @@ def _is_ours(target: Path, stamp: Stamp) -> bool:
     return (status.st_dev, status.st_ino) == (stamp.device, stamp.inode)
 
 
+def _copy_made(targets: Iterable[Path], stamp: Stamp, sha256: str | None) -> Path | None:
+    """The name under which a copy stands that we made before a crash."""
+    return next((target for target in targets if _is_copy(target, stamp, sha256)), None)
+
+
 def _is_copy(target: Path, stamp: Stamp, sha256: str | None) -> bool:
-    """Whether this name holds a copy that we made before a crash; links make no copies."""
     try:
         status = target.lstat()
-        if status.st_dev == stamp.device or status.st_size != stamp.size_bytes:
+        times_ns = {stamp.mtime_ns - stamp.mtime_ns % step for step in _TIME_STEPS_NS}
+        if status.st_size != stamp.size_bytes or status.st_mtime_ns not in times_ns:
             return False
         return hash_file(target, stamp_of(status)) == sha256
     except (FileNotFoundError, ChangedError):
@@ -193,36 +234,52 @@ def _is_copy(target: Path, stamp: Stamp, sha256: str | None) -> bool:
 
 
 def _link(source: Path, stamp: Stamp, target: Path) -> bool:
-    """Link or copy; False when the source is no longer the claimed file."""
+    """A second name; False when the source is no longer the claimed file."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except FileNotFoundError:
+    except _GONE:
+        if _is_ours(source, stamp):
+            raise  # it is the folder that is gone
         return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _copy(source, stamp, target)
     if stamp_of(target.lstat()) == stamp:
         return True
     target.unlink()  # a newer file took the name in between: it is not ours to file
     return False
 
 
-def _copy(source: Path, stamp: Stamp, target: Path) -> bool:
+def _copy(source: Path, stamp: Stamp, target: Path, part: Path) -> Path | None:
     """Copy under a hidden name, sync, and give it the real name when it is whole."""
-    part = target.with_name(f".part-{os.getpid()}-{stamp.inode}")
     try:
-        with _opened(source, stamp) as descriptor, part.open("wb") as file:
+        part.unlink(missing_ok=True)  # half a copy, from before a crash
+        with _opened(source, stamp) as descriptor, part.open("xb") as file:
             for chunk in _chunks(descriptor):
                 file.write(chunk)
             file.flush()
+            os.utime(file.fileno(), ns=(stamp.mtime_ns, stamp.mtime_ns))
             os.fsync(file.fileno())
-        os.utime(part, ns=(stamp.mtime_ns, stamp.mtime_ns))
-        part.rename(target)
+            _check_copy(descriptor, stamp, file.fileno(), part)
+        _give_name(part, target)
     except ChangedError:
+        return None
+    finally:
         part.unlink(missing_ok=True)
-        return False
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    return True
+    return target
+
+
+def _check_copy(original: int, stamp: Stamp, copy: int, part: Path) -> None:
+    """Raise if the original changed while it was copied, or if somebody else copies it too."""
+    if stamp_of(os.fstat(original)) != stamp:
+        raise ChangedError(part)
+    if not os.path.samestat(part.lstat(), os.fstat(copy)):
+        raise BlockingIOError(errno.EAGAIN, "another process files this too", str(part))
+
+
+def _give_name(part: Path, target: Path) -> None:
+    """Show a finished file under its name; raises `FileExistsError` rather than replace another."""
+    try:
+        os.link(part, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        target.touch(exist_ok=False)  # the name is ours, and only now may it be replaced
+        part.replace(target)

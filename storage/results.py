@@ -149,7 +149,7 @@ def page_query(wanted: ResultFilter, order: Order, cursor: str | None) -> Select
     return query.order_by(results.c.seq.asc() if order == "asc" else results.c.seq.desc())
 
 
-def encode_cursor(seq: int, order: Order) -> str:
+def encode_cursor(seq: int, order: str) -> str:
     """An opaque word for "after this row, in this order"."""
     return base64.urlsafe_b64encode(f"{order}:{seq}".encode()).decode().rstrip("=")
 
@@ -160,9 +160,12 @@ def decode_cursor(cursor: str, order: Order) -> int:
         padded = cursor + "=" * (-len(cursor) % 4)
         made_for, seq = base64.urlsafe_b64decode(padded.encode("ascii")).decode("ascii").split(":")
         number = int(seq)
+        is_ours = encode_cursor(number, made_for) == cursor and 0 <= number < 2**63
     except (binascii.Error, ValueError):
-        raise CursorError("This cursor is not one of ours. Start again without it.") from None
-    if made_for != order or not 0 <= number < 2**63:
+        is_ours, made_for, number = False, "", 0
+    if not is_ours:
+        raise CursorError("This cursor is not one of ours. Start again without it.")
+    if made_for != order:
         raise CursorError(f"This cursor was not made for order={order}. Start again without it.")
     return number
 

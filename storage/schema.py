@@ -107,7 +107,7 @@ results = Table(
     Column("received_at", UtcDateTime, nullable=False),
     Column("classified_at", UtcDateTime, nullable=False),
     Column("latency_ms", Double, nullable=False),
-    Index("ix_results_sha256", "sha256"),
+    Index("ix_results_answer", "sha256", "model_name", "model_version", "status"),
     Index("ix_results_label_seq", "label", "seq"),
     Index("ix_results_status_seq", "status", "seq"),
     Index("ix_results_classified_at", "classified_at"),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     and_,
@@ -55,6 +56,13 @@ _T = TypeVar("_T")
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _STREAM_ROWS = 500
 _LOOKUP_ROWS = 500  # values in one IN (...)
+_IDENTITY = (
+    deliveries.c.path,
+    deliveries.c.device,
+    deliveries.c.inode,
+    deliveries.c.size_bytes,
+    deliveries.c.mtime_ns,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +122,6 @@ class Store:
         Files that somebody else holds, or that have their row already, are left out. The answer is
         in the order of `files`.
         """
-        if not files:
-            return []
         until = now + timedelta(seconds=lease_s)
         mine: dict[tuple[bytes, Stamp], Delivery] = {}
         with self.database.write() as connection:
@@ -132,39 +138,37 @@ class Store:
                 for path, stamp in files
             ]
             for chunk in _chunks(rows):
-                for row in connection.execute(self._insert_new(chunk)):
-                    mine[os.fsencode(_path(row.path)), _stamp(row)] = _delivery(row)
+                for row in connection.execute(self._insert_new(), chunk):
+                    mine[bytes(row.path), _stamp(row)] = _delivery(row)
             rest = [file for file in files if (os.fsencode(file[0]), file[1]) not in mine]
             for part in _chunks(rest):
                 for row in connection.execute(_take_over(part, owner, now, until)):
-                    mine[os.fsencode(_path(row.path)), _stamp(row)] = _delivery(row)
-        keys = ((os.fsencode(path), stamp) for path, stamp in files)
+                    mine[bytes(row.path), _stamp(row)] = _delivery(row)
+        keys = dict.fromkeys((os.fsencode(path), stamp) for path, stamp in files)
         return [mine[key] for key in keys if key in mine]
 
     def release(self, taken: Iterable[Delivery]) -> None:
         """Give claims back untouched: this attempt did not count."""
-        ids = [delivery.id for delivery in taken]
         with self.database.write() as connection:
-            connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id.in_(ids), deliveries.c.state == "claimed")
-                .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
-            )
+            for chunk in _chunks(list(taken)):
+                connection.execute(
+                    update(deliveries)
+                    .where(_held(chunk))
+                    .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
+                )
 
     def forget(self, gone: Iterable[Delivery]) -> None:
         """Drop claims on files that vanished or changed; what is there now is a new delivery."""
-        ids = [delivery.id for delivery in gone]
         with self.database.write() as connection:
-            connection.execute(
-                delete(deliveries).where(deliveries.c.id.in_(ids), deliveries.c.state == "claimed")
-            )
+            for chunk in _chunks(list(gone)):
+                connection.execute(delete(deliveries).where(_held(chunk)))
 
     def postpone(self, delivery: Delivery, until: datetime, error: Failure) -> None:
         """Try this file again, not before `until`."""
         with self.database.write() as connection:
             connection.execute(
                 update(deliveries)
-                .where(deliveries.c.id == delivery.id, deliveries.c.state == "claimed")
+                .where(_held([delivery]))
                 .values(
                     state="waiting",
                     lease_until=until,
@@ -198,36 +202,42 @@ class Store:
 
     def postpone_filing(self, failed: Iterable[Delivery], until: datetime) -> None:
         """Their rows stand; put the files away later, not before `until`."""
-        ids = [delivery.id for delivery in failed]
         with self.database.write() as connection:
-            connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id.in_(ids), deliveries.c.state == "classified")
-                .values(lease_until=until)
-            )
+            for chunk in _chunks([delivery.id for delivery in failed]):
+                connection.execute(
+                    update(deliveries)
+                    .where(deliveries.c.id.in_(chunk), deliveries.c.state == "classified")
+                    .values(lease_until=until)
+                )
 
     def kept(self) -> list[tuple[str, Stamp]]:
         """The files that policy `keep` has left in the inbox, as they were when classified."""
-        query = select(deliveries).where(deliveries.c.state == "kept")
+        query = select(*_IDENTITY).where(deliveries.c.state == "kept")
         with self.database.read() as connection:
-            return [(_path(row.path), _stamp(row)) for row in connection.execute(query)]
+            return [
+                (_path(path), Stamp(_unsigned(device), _unsigned(inode), size_bytes, mtime_ns))
+                for path, device, inode, size_bytes, mtime_ns in connection.execute(query)
+            ]
 
     def drop_absent(self, present: Iterable[tuple[str, Stamp]], now: datetime) -> int:
         """Drop ownerless deliveries whose file is no longer there; returns how many."""
-        there = {(os.fsencode(path), stamp) for path, stamp in present}
+        there = {tuple(_identity(path, stamp).values()) for path, stamp in present}
         idle = or_(
             deliveries.c.state == "kept",
             and_(deliveries.c.state.in_(("claimed", "waiting")), deliveries.c.lease_until <= now),
         )
         with self.database.read() as connection:
-            rows = connection.execute(select(deliveries).where(idle)).all()
-        absent = [row.id for row in rows if (bytes(row.path), _stamp(row)) not in there]
+            rows = connection.execute(select(deliveries.c.id, *_IDENTITY).where(idle))
+            absent = [identifier for identifier, *rest in rows if tuple(rest) not in there]
         if not absent:
             return 0
         with self.database.write() as connection:
-            for chunk in _chunks(absent):
-                connection.execute(delete(deliveries).where(deliveries.c.id.in_(chunk), idle))
-        return len(absent)
+            return sum(
+                connection.execute(
+                    delete(deliveries).where(deliveries.c.id.in_(chunk), idle)
+                ).rowcount
+                for chunk in _chunks(absent)
+            )
 
     def waiting(self) -> list[Waiting]:
         """Every delivery without a row, for `pigeonhole status`."""
@@ -270,15 +280,21 @@ class Store:
         return [written[row["id"]] if row else None for row in rows]
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
-        """Close deliveries whose files are put away: (delivery id, where the file is now)."""
+        """Close deliveries whose files are put away: (delivery id, where the file is now).
+
+        Those that somebody else has closed already are left as they are.
+        """
+        where = dict(filed)
+        open_ones = select(deliveries.c.id).where(deliveries.c.state == "classified")
         with self.database.write() as connection:
-            for identifier, path in filed:
-                connection.execute(
-                    update(results).where(results.c.delivery_id == identifier).values(path=path)
-                )
-            ids = [identifier for identifier, _ in filed]
-            for chunk in _chunks(ids):
+            for chunk in _chunks(list(where)):
                 mine = deliveries.c.id.in_(chunk)
+                for identifier in connection.scalars(open_ones.where(mine)).all():
+                    connection.execute(
+                        update(results)
+                        .where(results.c.delivery_id == identifier)
+                        .values(path=where[identifier])
+                    )
                 if keep:
                     connection.execute(update(deliveries).where(mine).values(state="kept"))
                 else:
@@ -372,23 +388,19 @@ class Store:
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def _insert_new(self, rows: Sequence[dict[str, Any]]) -> Any:  # noqa: ANN401 - two dialects
+    def _insert_new(self) -> Any:  # noqa: ANN401 - two dialects
         dialect = sqlite if self.database.is_sqlite else postgresql
-        statement = dialect.insert(deliveries).values(list(rows))
-        return statement.on_conflict_do_nothing().returning(*deliveries.c)
+        return dialect.insert(deliveries).on_conflict_do_nothing().returning(*deliveries.c)
 
     def _mark_classified(self, connection: Connection, finished: Sequence[Finished]) -> set[str]:
         """The deliveries among these that are still ours, now in state `classified`."""
         claims = [item.delivery for item in finished if item.delivery is not None]
         held: set[str] = set()
         for chunk in _chunks(claims):
-            ours = tuple_(deliveries.c.id, deliveries.c.attempts).in_(
-                [(claim.id, claim.attempts) for claim in chunk]
-            )
             held |= set(
                 connection.scalars(
                     update(deliveries)
-                    .where(ours, deliveries.c.state == "claimed")
+                    .where(_held(chunk))
                     .values(state="classified")
                     .returning(deliveries.c.id)
                 )
@@ -396,18 +408,22 @@ class Store:
         return held
 
 
+def _held(claims: Sequence[Delivery]) -> ColumnElement[bool]:
+    """The rows of these claims, but of none that has been taken over since."""
+    ours = [(claim.id, claim.attempts) for claim in claims]
+    columns = deliveries.c
+    return and_(tuple_(columns.id, columns.attempts).in_(ours), columns.state == "claimed")
+
+
 def _take_over(
     files: Sequence[tuple[str, Stamp]], owner: str, now: datetime, until: datetime
 ) -> Any:  # noqa: ANN401 - an UPDATE ... RETURNING
     columns = deliveries.c
-    identity = tuple_(
-        columns.path, columns.device, columns.inode, columns.size_bytes, columns.mtime_ns
-    )
     wanted = [tuple(_identity(path, stamp).values()) for path, stamp in files]
     return (
         update(deliveries)
         .where(
-            identity.in_(wanted),
+            tuple_(*_IDENTITY).in_(wanted),
             columns.state.in_(("claimed", "waiting")),
             columns.lease_until <= now,
         )
@@ -449,7 +465,7 @@ def _result_row(
     return {
         "id": str(uuid7()),
         "delivery_id": item.delivery.id if item.delivery else None,
-        "filename": item.image.filename,
+        "filename": _text(item.image.filename),
         "source": source,
         "status": "classified" if prediction else "quarantined",
         "label": prediction.label if prediction else None,
@@ -457,7 +473,7 @@ def _result_row(
         "scores": [[score.label, score.score] for score in prediction.scores] if prediction else [],
         "needs_review": prediction is not None and prediction.confidence < min_confidence,
         "error_code": failure.code if failure else None,
-        "error_detail": failure.detail if failure else None,
+        "error_detail": _text(failure.detail) if failure else None,
         "sha256": item.image.sha256,
         "size_bytes": item.image.size_bytes,
         "width_px": prediction.image.width_px if prediction else None,
@@ -498,6 +514,12 @@ def _stamp(row: Row[Any]) -> Stamp:
 
 def _path(stored: bytes) -> str:
     return os.fsdecode(bytes(stored))
+
+
+def _text(strange: str) -> str:
+    """What any database can keep: one image with an odd name must not spoil its whole batch."""
+    text = strange.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.replace("\0", "\\x00")
 
 
 def _signed(number: int) -> int:

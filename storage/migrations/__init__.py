@@ -5,27 +5,33 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from core.errors import StoreError
 from storage.database import Database
 
-_POSTGRES_LOCK = 7_164_332  # any number, the same in every Pigeonhole process
-
 
 def migrate(database: Database) -> None:
-    """Bring the database to the newest schema; raises `StoreError` when it is newer than we are."""
+    """Bring the database to the newest schema.
+
+    Raises `StoreError` when it is newer than we are, not ours, or out of reach.
+    """
+    place = database.url.render_as_string()  # without its password
     database.use_wal()
-    with database.write() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
-        try:
+    try:
+        with database.write() as connection:
             command.upgrade(_config(connection), "head")
-        except CommandError as error:
-            raise StoreError(
-                f"{database.url.render_as_string()}: {error}. A newer Pigeonhole wrote "
-                "this database: install that one, or point PIGEONHOLE_DATABASE_URL elsewhere."
-            ) from error
+    except CommandError as error:
+        raise StoreError(
+            f"{place}: {error}. A newer Pigeonhole wrote this database: install that one, or "
+            "point PIGEONHOLE_DATABASE_URL elsewhere."
+        ) from error
+    except DBAPIError as error:
+        raise StoreError(
+            f"{place}: {error.orig}. Is this the right PIGEONHOLE_DATABASE_URL, and is the "
+            "database up? Try `pigeonhole doctor`."
+        ) from error
 
 
 def _config(connection: Connection) -> Config:

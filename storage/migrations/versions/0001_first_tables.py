@@ -68,7 +68,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("delivery_id", name="uq_results_delivery_id"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_results_sha256", "results", ["sha256"])
+    op.create_index(
+        "ix_results_answer", "results", ["sha256", "model_name", "model_version", "status"]
+    )
     op.create_index("ix_results_label_seq", "results", ["label", "seq"])
     op.create_index("ix_results_status_seq", "results", ["status", "seq"])
     op.create_index("ix_results_classified_at", "results", ["classified_at"])
