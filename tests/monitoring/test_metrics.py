@@ -63,7 +63,7 @@ def prediction(label: str = "cat", confidence: float = 0.93) -> Prediction:
     return Prediction(label, confidence, scores, ModelRef("rgb", "1"), ImageInfo(1, 1, "PNG"))
 
 
-def series(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+def series(name: str, /, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return name, tuple(sorted(labels.items()))
 
 
