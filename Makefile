@@ -92,7 +92,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
-	$(PIP) --no-compile --require-hashes --requirement requirements/runtime.txt
+	$(PIP) --no-compile --no-deps --require-hashes --requirement requirements/runtime.txt
 	PIP_CONSTRAINT=requirements/build.txt $(PIP) --no-deps --editable .
 	@touch $@
 

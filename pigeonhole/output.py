@@ -54,7 +54,8 @@ def write(
     if shown == "table":
         pieces = result_tables(rows, name, with_times=with_times)
     else:
-        pieces = export(map(_tame, rows) if is_watched else rows, shown, piece_bytes)
+        must_tame = is_watched and shown == "csv"
+        pieces = export(map(_tame, rows) if must_tame else rows, shown, piece_bytes)
     with _file(out) as file:
         for piece in pieces:
             with around() if is_watched else nullcontext():
@@ -63,7 +64,7 @@ def write(
 
 
 def _tame(row: Result) -> Result:
-    """A row whose names no terminal obeys; CSV has no escapes of its own."""
+    """A row whose names no terminal obeys: CSV, unlike JSON, has no escapes of its own."""
     error = row.error and ResultError(row.error.code, printable(row.error.detail))
     return replace(
         row,
@@ -86,14 +87,14 @@ def _file(out: Path | None) -> Iterator[BinaryIO]:
         sys.stdout.flush()
         yield sys.stdout.buffer
         return
-    out = out.resolve()  # a link stays a link, its target is replaced
     if out.exists() and not out.is_file():
-        with _opened(out, "wb") as file:  # a device or a pipe cannot be replaced
+        with _opened(out) as file:  # a device or a pipe cannot be replaced
             yield file
         return
+    out = out.resolve()  # a link stays a link, its target is replaced
     part = out.with_name(f".pigeonhole-{os.getpid()}.part")
     try:
-        with _opened(part, "wb") as file:
+        with _opened(part) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -102,9 +103,9 @@ def _file(out: Path | None) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def _opened(path: Path, mode: Literal["wb"]) -> BinaryIO:
+def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open(mode)
+        return path.open("wb")
     except OSError as error:
         raise OutputError(
             f"--out: cannot write in {path.parent} ({error.strerror}). Choose another folder."

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(slots=True)
 class Patience:
-    """How long to wait before the next start, and when to give up. Times are monotonic.
+    """How long to wait before the next start, and when to give up; times are monotonic.
 
     A child that had answered starts again after `FIRST_S`. One that had not waits twice as long
     each time, up to `LAST_S`; one that ended alone `MOST` times within `WITHIN_S` has no future.

@@ -1,5 +1,8 @@
 """When to start again, and when to give up; times are numbers here."""
 
+import subprocess
+import sys
+
 from pigeonhole.supervisor import Patience
 
 
@@ -38,3 +41,17 @@ def test_an_answer_in_between_starts_the_count_anew() -> None:
         patience.ended(1.0, has_answered=False)
     assert patience.ended(2.0, has_answered=True) == 0.5
     assert patience.ended(3.0, has_answered=False) == 1.0
+
+
+def test_a_child_that_never_starts_is_given_up_with_its_reason() -> None:
+    program = (
+        "import itertools, sys\n"
+        "from pigeonhole.supervisor import Child, Supervisor\n"
+        "hopeless = Child('hopeless', 'no-such-command', lambda: False)\n"
+        "sys.exit(Supervisor([hopeless]).run(itertools.repeat(None)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count(b"No such command 'no-such-command'") == 5
+    assert done.stdout.count(b"starting it again") == 4  # its log is not configured here
+    assert b"given up" in done.stdout

@@ -93,19 +93,6 @@ def test_a_taken_port_is_said_before_anything_starts(
     assert not (home / "inbox").exists()
 
 
-@pytest.mark.usefixtures("ports")
-def test_a_child_that_never_starts_is_given_up_with_its_reason(
-    start: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIGEONHOLE_HOST", "0.0.0.0")
-    done = start("up").end()
-    assert done.code == 1
-    assert "Set PIGEONHOLE_API_KEY" in done.err
-    assert "child='api'" in done.err
-    assert "given up" in done.err
-    assert "Traceback" not in done.err
-
-
 def test_a_json_log_is_json_in_every_line(
     start: Call, wait_for: Call, ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
