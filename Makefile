@@ -85,6 +85,20 @@ lock: install-dev ## Resolve the dependencies anew into requirements/
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --no-annotate --generate-hashes --constraint requirements/all.txt \
 		--output-file requirements/runtime.txt pyproject.toml
+	echo 'psycopg[binary]' | $(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-annotate --generate-hashes \
+		--constraint requirements/runtime.txt --output-file requirements/postgres.txt -
+
+# --- deploy it ---
+
+.PHONY: up-docker
+up-docker: ## Start API, watcher, Prometheus and Grafana with Docker Compose
+	@deploy/prepare.sh
+	@docker compose up --detach --wait
+
+.PHONY: try-docker
+try-docker: ## Build the image, start the compose file, use it, delete it; prints what was seen
+	@deploy/try-compose.sh
 
 # --- how it gets there ---
 
