@@ -32,4 +32,3 @@ def test_says_what_to_do_when_the_database_cannot_be_had(tmp_path: Path) -> None
     assert answer.returncode == 1
     assert "PIGEONHOLE_DATABASE_URL" in answer.stderr
     assert "Traceback" not in answer.stderr
-
