@@ -74,6 +74,14 @@ format: install-dev ## Put the code into shape
 test: install-dev ## The whole test suite
 	$(BIN)/pytest
 
+.PHONY: monitoring
+monitoring: install ## Write rules and dashboards from monitoring/*.py
+	@$(BIN)/python -m monitoring
+
+.PHONY: monitoring-test
+monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone, with a real Prometheus
+	$(BIN)/pytest tests/monitoring
+
 .PHONY: bench
 bench: install ## How fast is it on this machine?
 	@$(BIN)/python -m benchmarks
@@ -106,7 +114,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
-	$(PIP) --no-compile --require-hashes --requirement requirements/runtime.txt
+	$(PIP) --no-compile --no-deps --require-hashes --requirement requirements/runtime.txt
 	PIP_CONSTRAINT=requirements/build.txt $(PIP) --no-deps --editable .
 	@touch $@
 

@@ -80,8 +80,9 @@ def put(source: Path, stamp: Stamp, folder: Path, tag: str, sha256: str | None) 
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-        made = _copy_made(targets, stamp, sha256)
-        return made or _copy(source, stamp, target, folder / f".part-{tag}")
+        part = folder / f".part-{tag}"
+        part.unlink(missing_ok=True)  # half a copy, from before a crash
+        return _copy_made(targets, stamp, sha256) or _copy(source, stamp, target, part)
     raise FileExistsError(
         errno.EEXIST, f"no name is left in {folder}, make room there", source.name
     )
@@ -93,10 +94,10 @@ def put_reason(target: Path, reason: dict[str, Any]) -> None:
     One that is there stays: it is ours from before a crash, or somebody else's.
     """
     path = reason_path(target)
-    if os.path.lexists(path):
-        return
     part = path.with_name(f".part-{zlib.crc32(os.fsencode(path.name)):08x}")
     try:
+        if os.path.lexists(path):
+            return
         with part.open("w", encoding="utf-8") as file:
             json.dump(reason, file, indent=2)
             file.write("\n")
@@ -212,7 +213,7 @@ def _is_ours(target: Path, stamp: Stamp) -> bool:
     """Whether this name is a link to the claimed file."""
     try:
         status = target.lstat()
-    except FileNotFoundError:
+    except _GONE:
         return False
     return (status.st_dev, status.st_ino) == (stamp.device, stamp.inode)
 
@@ -229,7 +230,7 @@ def _is_copy(target: Path, stamp: Stamp, sha256: str | None) -> bool:
         if status.st_size != stamp.size_bytes or status.st_mtime_ns not in times_ns:
             return False
         return hash_file(target, stamp_of(status)) == sha256
-    except (FileNotFoundError, ChangedError):
+    except (*_GONE, ChangedError):
         return False
 
 
@@ -250,7 +251,6 @@ def _link(source: Path, stamp: Stamp, target: Path) -> bool:
 def _copy(source: Path, stamp: Stamp, target: Path, part: Path) -> Path | None:
     """Copy under a hidden name, sync, and give it the real name when it is whole."""
     try:
-        part.unlink(missing_ok=True)  # half a copy, from before a crash
         with _opened(source, stamp) as descriptor, part.open("xb") as file:
             for chunk in _chunks(descriptor):
                 file.write(chunk)

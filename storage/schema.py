@@ -111,4 +111,5 @@ results = Table(
     Index("ix_results_label_seq", "label", "seq"),
     Index("ix_results_status_seq", "status", "seq"),
     Index("ix_results_classified_at", "classified_at"),
+    sqlite_autoincrement=True,  # a number is never used twice, whatever is deleted
 )

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Row,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -287,17 +288,18 @@ class Store:
 
         Those that somebody else has closed already are left as they are.
         """
-        where = dict(filed)
+        where = {each: None if path is None else _text(path) for each, path in filed}
         open_ones = select(deliveries.c.id).where(deliveries.c.state == "classified")
+        file = update(results).where(results.c.delivery_id == bindparam("whose"))
+        file = file.values(path=bindparam("place"))
         with self.database.write() as connection:
             for chunk in _chunks(list(where)):
-                mine = deliveries.c.id.in_(chunk)
-                for identifier in connection.scalars(open_ones.where(mine)).all():
-                    connection.execute(
-                        update(results)
-                        .where(results.c.delivery_id == identifier)
-                        .values(path=where[identifier])
-                    )
+                ours = connection.scalars(open_ones.where(deliveries.c.id.in_(chunk))).all()
+                if not ours:
+                    continue
+                places = [{"whose": each, "place": where[each]} for each in ours]
+                connection.execute(file, places)
+                mine = deliveries.c.id.in_(ours)
                 if keep:
                     connection.execute(update(deliveries).where(mine).values(state="kept"))
                 else:
