@@ -74,6 +74,14 @@ format: install-dev ## Put the code into shape
 test: install-dev ## The whole test suite
 	$(BIN)/pytest
 
+.PHONY: monitoring
+monitoring: install ## Write rules and dashboards from monitoring/*.py
+	@$(BIN)/python -m monitoring
+
+.PHONY: monitoring-test
+monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone, with a real Prometheus
+	$(BIN)/pytest tests/monitoring
+
 .PHONY: bench
 bench: install ## How fast is it on this machine?
 	@$(BIN)/python -m benchmarks
@@ -85,6 +93,20 @@ lock: install-dev ## Resolve the dependencies anew into requirements/
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --no-annotate --generate-hashes --constraint requirements/all.txt \
 		--output-file requirements/runtime.txt pyproject.toml
+	echo 'psycopg[binary]' | $(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-annotate --generate-hashes \
+		--constraint requirements/runtime.txt --output-file requirements/postgres.txt -
+
+# --- deploy it ---
+
+.PHONY: up-docker
+up-docker: ## Start API, watcher, Prometheus and Grafana with Docker Compose
+	@deploy/prepare.sh
+	@docker compose up --detach --wait
+
+.PHONY: try-docker
+try-docker: ## Build the image, start the compose file, use it, delete it; prints what was seen
+	@deploy/try-compose.sh
 
 # --- how it gets there ---
 

@@ -106,6 +106,9 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     bundle = Bundle.load(locate(settings.home))
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
+    metrics.watch_disk(settings.home)
+    metrics.watch_quality(store.database, settings.audit_share)
+    metrics.expect_errors(code for code, kind in problems.CATALOG.items() if kind.status >= 500)
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )

@@ -19,6 +19,7 @@ from core.bundle import Bundle
 from core.classify import predict
 from core.errors import EngineBusyError, ImageError
 from core.image import preprocess
+from core.statistics import InputStatistics, measure
 from core.types import Failure, ImageInfo, Outcome, Pixels
 
 MAX_FORWARD = 8  # images per forward pass and worker: more brings nothing on a CPU
@@ -33,12 +34,18 @@ class Observer(Protocol):
     def batch(self, images: int) -> None:
         """A forward pass ran over this many images."""
 
+    def measured(self, statistics: InputStatistics) -> None:
+        """One image was decoded, and looks like this."""
+
 
 class _Silent:
     def stage(self, name: str, seconds: float) -> None:
         """Nobody asked."""
 
     def batch(self, images: int) -> None:
+        """Nobody asked."""
+
+    def measured(self, statistics: InputStatistics) -> None:
         """Nobody asked."""
 
 
@@ -152,7 +159,9 @@ class Engine:
     def _prepare(self, data: bytes) -> tuple[Pixels, ImageInfo] | Failure:
         started = time.perf_counter()
         try:
-            return preprocess(data, self.bundle.recipe, self._max_pixels)
+            pixels, info = preprocess(data, self.bundle.recipe, self._max_pixels)
+            self._observer.measured(measure(pixels, info))
+            return pixels, info
         except ImageError as error:
             return Failure(error.code, str(error))
         finally:

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     )
     max_pixels: int = Field(100_000_000, ge=1, description="largest image, width times height")
     min_confidence: float = Field(0.5, ge=0, le=1, description="below this a result needs review")
+    audit_share: float = Field(
+        0.01, ge=0, le=1, description="share of results, drawn at random, that people should review"
+    )
     log_format: Literal["console", "json"] = Field("console", description="console or json")
 
     @field_validator("home")

@@ -4,17 +4,23 @@ Counters are bumped at the edges. Gauges of state (inbox depth, model) are compu
 scrapes, so they are right after a restart too. Every series whose labels are known starts at 0.
 """
 
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import (
@@ -26,7 +32,14 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from core.bundle import Manifest
+from core.statistics import InputStatistics, Reference
 from core.types import Failure, Outcome
+from monitoring import quality
+from storage.database import Database
+
+log = structlog.get_logger(__name__)
+# Else a second series beside each counter, which nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SOURCES = ("watcher", "upload", "batch")
@@ -50,6 +63,7 @@ _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _RESULT_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800)
 _CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_QUALITY_S = 15.0  # how old an answer out of the database may be
 
 
 class Metrics:
@@ -59,7 +73,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.registry.register(_Network())
+        self.registry.register(_Machine())
         self._images = self._counter("images", "Images that got their row", "source", "outcome")
         self._predictions = self._counter("predictions", "Images per predicted label", "label")
         self._confidence = self._histogram(
@@ -83,7 +97,12 @@ class Metrics:
         self._errors = self._counter("errors", "Images that failed, and other errors", "code")
         self._reloads = self._counter("model_reloads", "Attempts to load a model", "result")
         self._labels = _BoundedLabels(SHOWN_LABELS)
-        self._infos: dict[str, Collector] = {}
+        self._infos = _Infos()
+        self.registry.register(self._infos)
+        self._manifest: Manifest | None = None
+        self._seen: deque[InputStatistics] = deque(maxlen=quality.RECENT_IMAGES)
+        self._database: tuple[Database, float] | None = None
+        self.registry.register(_Quality(self._quality, self._input_drift))
         self._start_at_zero()
 
     def stage(self, name: str, seconds: float) -> None:
@@ -93,6 +112,10 @@ class Metrics:
     def batch(self, images: int) -> None:
         """The model ran once over this many images."""
         self._batch.observe(images)
+
+    def measured(self, statistics: InputStatistics) -> None:
+        """One image was decoded, and looks like this."""
+        self._seen.append(statistics)
 
     def finished(self, outcome: Outcome, source: str, seconds: float | None = None) -> None:
         """An image has its row; `seconds` since it arrived, where that is known."""
@@ -122,27 +145,47 @@ class Metrics:
             self._predictions.labels(label)
         if len(manifest.labels) > SHOWN_LABELS:
             self._predictions.labels(OTHER)
-        self._replace("model", _ModelInfo(manifest))
+        self._manifest = manifest
+        self._seen.clear()  # another recipe may see the same images otherwise
+        self._infos.show("model", _model_families(manifest))
 
     def watcher_mode(self, mode: str) -> None:
         """How the watcher learns of files: `native` or `polling`."""
         meaning = "How the watcher learns of files"
-        self._replace("mode", _Info("pigeonhole_watcher_mode", meaning, {"mode": mode}))
+        family = InfoMetricFamily("pigeonhole_watcher_mode", meaning, value={"mode": mode})
+        self._infos.show("mode", [family])
 
     def watch_inbox(self, look: Callable[[], "InboxState"]) -> None:
         """Read the state of the inbox at every scrape."""
         self.registry.register(_Inbox(look))
 
+    def watch_disk(self, home: Path) -> None:
+        """Read how full the disk of HOME is at every scrape."""
+        self.registry.register(_Disk(home))
+
+    def watch_quality(self, database: Database, audit_share: float) -> None:
+        """Ask the database how good the present model's answers are, at most every 15 s."""
+        self._database = (database, audit_share)
+
+    def expect_errors(self, codes: Iterable[str]) -> None:
+        """Codes that may come: born at 0, so that rate() sees the first."""
+        for code in codes:
+            self._errors.labels(code)
+
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _replace(self, key: str, info: Collector) -> None:
-        """Put an info metric in the place of the one before."""
-        if key in self._infos:
-            self.registry.unregister(self._infos[key])
-        self.registry.register(info)
-        self._infos[key] = info
+    def _quality(self) -> quality.Quality | None:
+        if self._manifest is None or self._database is None:
+            return None
+        database, audit_share = self._database
+        return quality.look(database, self._manifest, audit_share)
+
+    def _input_drift(self) -> Mapping[str, float]:
+        manifest = self._manifest
+        reference = Reference.of_lineage(manifest.lineage) if manifest else None
+        return quality.input_drift(reference, list(self._seen)) if reference else {}
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"pigeonhole_{name}", meaning, labels, registry=self.registry)
@@ -230,25 +273,39 @@ class _BoundedLabels:
         return OTHER
 
 
-class _Info(Collector):
-    def __init__(self, name: str, meaning: str, values: dict[str, str]) -> None:
-        self._metric = InfoMetricFamily(name, meaning, value=values)
+class _Infos(Collector):
+    """What is so now; shown anew in one step, so that no scrape finds it missing."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, Sequence[Metric]] = {}
+
+    def show(self, key: str, families: Sequence[Metric]) -> None:
+        self._shown = self._shown | {key: families}
 
     def collect(self) -> Iterator[Metric]:
-        yield self._metric
+        for families in self._shown.values():
+            yield from families
 
 
-class _ModelInfo(_Info):
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(
-            "pigeonhole_model",
-            "The bundle that answers",
-            {
-                "name": manifest.name,
-                "version": manifest.version,
-                "sha256": manifest.weights_sha256,
-            },
-        )
+def _model_families(manifest: Manifest) -> list[Metric]:
+    info = InfoMetricFamily(
+        "pigeonhole_model",
+        "The bundle that answers",
+        value={
+            "name": manifest.name,
+            "version": manifest.version,
+            "sha256": manifest.weights_sha256,
+        },
+    )
+    accuracy = GaugeMetricFamily(
+        "pigeonhole_model_accuracy_ratio",
+        "Accuracy that the bundle was promoted with",
+        labels=["split"],
+    )
+    for split in ("validation", "test"):
+        if (value := manifest.metrics.get(f"{split}_accuracy")) is not None:
+            accuracy.add_metric([split], value)
+    return [info, accuracy]
 
 
 class _Inbox(Collector):
@@ -269,18 +326,121 @@ class _Inbox(Collector):
         yield oldest
 
 
-class _Network(Collector):
-    """Bytes over all interfaces of the machine; one process cannot be told from another."""
+class _Machine(Collector):
+    """The whole machine (or container network): one process cannot be told from another.
+
+    Every process of a machine says the same, so take one of them, never their sum.
+    """
 
     def collect(self) -> Iterator[Metric]:
         cards = psutil.net_io_counters(pernic=True).values()
-        yield CounterMetricFamily(
-            "pigeonhole_network_receive_bytes",
-            "Bytes received by this machine",
-            value=sum(card.bytes_recv for card in cards),
+        for way, total in (
+            ("receive", sum(card.bytes_recv for card in cards)),
+            ("transmit", sum(card.bytes_sent for card in cards)),
+        ):
+            yield CounterMetricFamily(
+                f"pigeonhole_network_{way}_bytes",
+                f"Bytes that this machine has seen ({way})",
+                value=total,
+            )
+        spent = psutil.cpu_times()
+        cpu = CounterMetricFamily(
+            "pigeonhole_machine_cpu_seconds",
+            "Time of all cores by what it went to",
+            labels=["mode"],
         )
-        yield CounterMetricFamily(
-            "pigeonhole_network_transmit_bytes",
-            "Bytes sent by this machine",
-            value=sum(card.bytes_sent for card in cards),
+        for mode in ("user", "system", "idle"):
+            cpu.add_metric([mode], getattr(spent, mode))
+        yield cpu
+        memory = psutil.virtual_memory()
+        yield GaugeMetricFamily(
+            "pigeonhole_machine_memory_bytes", "Memory of this machine", value=memory.total
         )
+        yield GaugeMetricFamily(
+            "pigeonhole_machine_memory_available_bytes",
+            "Memory that could be had without swapping",
+            value=memory.available,
+        )
+
+
+class _Disk(Collector):
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def collect(self) -> Iterator[Metric]:
+        size = GaugeMetricFamily("pigeonhole_disk_size_bytes", "Size of the disk of HOME")
+        free = GaugeMetricFamily("pigeonhole_disk_free_bytes", "Room that is left for us there")
+        try:
+            usage = psutil.disk_usage(str(self._home))
+        except OSError:
+            pass  # /readyz says so
+        else:
+            size.add_metric([], usage.total)
+            free.add_metric([], usage.free)
+        yield size
+        yield free
+
+
+class _Quality(Collector):
+    """How good the answers are. What the database knows is asked now and then, and kept."""
+
+    def __init__(
+        self,
+        ask: Callable[[], quality.Quality | None],
+        input_drift: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._ask = ask
+        self._input_drift = input_drift
+        self._known: quality.Quality | None = None
+        self._asked_s = -math.inf
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterator[Metric]:
+        known = self._look()
+        yield from _estimate_families(
+            "estimated",
+            "Mean calibrated confidence of the latest answers",
+            known.estimated_accuracy if known else None,
+        )
+        yield from _estimate_families(
+            "reviewed",
+            "Right answers among those of the audit sample that people looked at",
+            known.reviewed_accuracy if known else None,
+        )
+        waiting = GaugeMetricFamily(
+            "pigeonhole_audit_waiting_images", "Results of the audit sample to be looked at"
+        )
+        if known:
+            waiting.add_metric([], known.audit_waiting)
+        yield waiting
+        drift = GaugeMetricFamily(
+            "pigeonhole_drift_score",
+            "Population stability index of the latest labels and images against the reference",
+            labels=["kind"],
+        )
+        label = {} if known is None or known.label_drift is None else {"label": known.label_drift}
+        for kind, score in {**label, **self._input_drift()}.items():
+            drift.add_metric([kind], score)
+        yield drift
+
+    def _look(self) -> quality.Quality | None:
+        with self._lock:
+            if time.monotonic() - self._asked_s >= _QUALITY_S:
+                try:
+                    self._known = self._ask()
+                except Exception as error:  # noqa: BLE001 - other metrics must not go with it
+                    log.warning("no answer about quality", reason=str(error))
+                    self._known = None
+                self._asked_s = time.monotonic()
+            return self._known
+
+
+def _estimate_families(
+    name: str, meaning: str, estimate: quality.Estimate | None
+) -> Iterator[Metric]:
+    """`NAME_accuracy_ratio` with its 95 % bounds; no value where nothing can be said."""
+    for suffix, what in (("", ""), ("_lower", ": lower bound"), ("_upper", ": upper bound")):
+        family = GaugeMetricFamily(f"pigeonhole_{name}_accuracy_ratio{suffix}", meaning + what)
+        if estimate is not None:
+            family.add_metric([], getattr(estimate, suffix.removeprefix("_") or "value"))
+        yield family

@@ -251,7 +251,14 @@ class Work:
             return unrecorded
         readable = [item for item in finished if item.image.sha256]
         rows = iter(
-            self._store.record(readable, source="batch", model=model, min_confidence=least, now=now)
+            self._store.record(
+                readable,
+                source="batch",
+                model=model,
+                min_confidence=least,
+                now=now,
+                audit_share=self._settings.audit_share,
+            )
         )
         return [
             (next(rows) or result) if item.image.sha256 else result

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -38,6 +38,7 @@ from core.types import (
     Prediction,
     Stamp,
 )
+from storage.audit import is_audited
 from storage.database import Database
 from storage.migrations import migrate
 from storage.results import (
@@ -259,16 +260,18 @@ class Store:
         model: ModelRef,
         min_confidence: float,
         now: datetime,
+        audit_share: float = 0.0,
     ) -> list[Result | None]:
         """Commit a batch of outcomes in one transaction; returns one row for each, in order.
 
         None stands for a delivery that somebody else has taken over meanwhile: the row is theirs.
-        `model` is what was loaded, for rows that have no prediction.
+        `model` is what was loaded, for rows that have no prediction. `audit_share` of all
+        predictions need review, however sure they are (see `storage.audit`).
         """
         with self.database.write() as connection:
             held = self._mark_classified(connection, finished)
             rows = [
-                _result_row(item, source, model, min_confidence, now)
+                _result_row(item, source, model, now, _Doubt(min_confidence, audit_share))
                 if item.delivery is None or item.delivery.id in held
                 else None
                 for item in finished
@@ -458,14 +461,26 @@ def _name_originals(connection: Connection, rows: Sequence[dict[str, Any]]) -> N
         row["duplicate_of"] = original if original != row["id"] else None
 
 
+class _Doubt(NamedTuple):
+    """Which predictions need review: the unsure ones, and a random sample."""
+
+    min_confidence: float
+    audit_share: float
+
+    def is_about(self, prediction: Prediction, identifier: str) -> bool:
+        is_unsure = prediction.confidence < self.min_confidence
+        return is_unsure or is_audited(identifier, self.audit_share)
+
+
 def _result_row(
-    item: Finished, source: Source, model: ModelRef, min_confidence: float, now: datetime
+    item: Finished, source: Source, model: ModelRef, now: datetime, doubt: _Doubt
 ) -> dict[str, Any]:
     prediction = item.outcome if isinstance(item.outcome, Prediction) else None
     failure = item.outcome if isinstance(item.outcome, Failure) else None
     model = prediction.model if prediction else model
+    identifier = str(uuid7())
     return {
-        "id": str(uuid7()),
+        "id": identifier,
         "delivery_id": item.delivery.id if item.delivery else None,
         "filename": _text(item.image.filename),
         "source": source,
@@ -473,7 +488,7 @@ def _result_row(
         "label": prediction.label if prediction else None,
         "confidence": prediction.confidence if prediction else None,
         "scores": [[score.label, score.score] for score in prediction.scores] if prediction else [],
-        "needs_review": prediction is not None and prediction.confidence < min_confidence,
+        "needs_review": prediction is not None and doubt.is_about(prediction, identifier),
         "error_code": failure.code if failure else None,
         "error_detail": _text(failure.detail) if failure else None,
         "sha256": item.image.sha256,

@@ -200,6 +200,7 @@ class Worker:
             source="watcher",
             model=self._engine.bundle.ref,
             min_confidence=self._settings.min_confidence,
+            audit_share=self._settings.audit_share,
             now=_now(),
         )
         self._metrics.stage("store", time.perf_counter() - started)

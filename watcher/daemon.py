@@ -52,6 +52,8 @@ def run(settings: Settings, *, once: bool = False) -> int:
         metrics = Metrics()
         bundle = Bundle.load(locate(settings.home))
         metrics.model_loaded(bundle.manifest)
+        metrics.watch_disk(settings.home)
+        metrics.watch_quality(store.database, settings.audit_share)
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )

@@ -108,6 +108,7 @@ def _record(parts: Parts, finished: Finished) -> Result:
         source="upload",
         model=parts.bundle.ref,
         min_confidence=parts.settings.min_confidence,
+        audit_share=parts.settings.audit_share,
         now=datetime.now(UTC),
     )
     parts.metrics.stage("store", time.perf_counter() - started)

@@ -86,7 +86,7 @@ def test_a_client_that_goes_away_is_no_fault_of_ours(server: Server) -> None:
     while 'status="400"' not in httpx2.get(f"{server.url}/metrics").text:
         pass
 
-    assert "internal_error" not in httpx2.get(f"{server.url}/metrics").text
+    assert 'errors_total{code="internal_error"} 0.0' in httpx2.get(f"{server.url}/metrics").text
 
 
 def test_what_is_not_http_ends_only_its_own_connection(server: Server) -> None:

@@ -1,0 +1,130 @@
+"""How good are the answers, and are the images still those that the model knows? Pure functions.
+
+Three questions, each with its own answer:
+
+- Without any labels: the mean calibrated confidence estimates the accuracy, as long as the
+  calibration holds.
+- With few labels: people look at a random sample (the audit); what they say is the truth, within a
+  Wilson interval.
+- Before either: have labels or images moved away from the bundle's reference? The population
+  stability index (PSI) says how far: below 0.1 is noise, above 0.25 is another world.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from core.bundle import Manifest
+from core.statistics import KINDS, Bins, InputStatistics, Reference
+from storage import audit
+from storage.database import Database
+
+Z = 1.96  # 95 %
+MIN_IMAGES = 100  # with fewer, a PSI is mostly noise
+RECENT_IMAGES = 1000
+_SMALL_SHARE = 0.02  # labels below this are counted together: rare ones make a PSI jump
+_HALF = 0.5  # an empty piece must not make the logarithm infinite
+_REST = ""  # no label is blank
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A share with its 95 % interval, and how many images it comes from."""
+
+    value: float
+    lower: float
+    upper: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What is known of the present model's answers; None: not enough images, or no reference."""
+
+    estimated_accuracy: Estimate | None
+    reviewed_accuracy: Estimate | None
+    audit_waiting: int
+    label_drift: float | None
+
+
+def look(database: Database, manifest: Manifest, audit_share: float) -> Quality:
+    """The quality of the model's latest answers, out of the database."""
+    recent = audit.recent_predictions(database, manifest.version, RECENT_IMAGES)
+    looked_at = audit.audited(database, manifest.version, audit_share)
+    reference = Reference.of_lineage(manifest.lineage)
+    return Quality(
+        estimated_accuracy=estimated_accuracy([confidence for _, confidence in recent]),
+        reviewed_accuracy=wilson(looked_at.correct, looked_at.reviewed),
+        audit_waiting=looked_at.waiting,
+        label_drift=label_drift(reference, [label for label, _ in recent]) if reference else None,
+    )
+
+
+def estimated_accuracy(confidences: Sequence[float]) -> Estimate | None:
+    """Mean calibrated confidence: the expected share of right answers.
+
+    The interval is that of a sum of independent coins with these chances (Poisson-binomial, by its
+    normal approximation). It knows nothing of a calibration that no longer holds.
+    """
+    images = len(confidences)
+    if images < MIN_IMAGES:
+        return None
+    mean = sum(confidences) / images
+    spread = Z * math.sqrt(sum(chance * (1 - chance) for chance in confidences)) / images
+    return Estimate(mean, max(0.0, mean - spread), min(1.0, mean + spread), images)
+
+
+def wilson(correct: int, total: int) -> Estimate | None:
+    """A counted share with Wilson's score interval, which also holds for few and for all."""
+    if total == 0:
+        return None
+    share = correct / total
+    shrink = 1 + Z**2 / total
+    middle = (share + Z**2 / (2 * total)) / shrink
+    spread = Z / shrink * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
+    # The bounds meet the share itself at 0 and at 1, but for rounding.
+    return Estimate(share, max(0.0, middle - spread), min(1.0, middle + spread), total)
+
+
+def psi(shares: Sequence[float], counts: Sequence[float]) -> float:
+    """Population stability index of counts against the shares of a reference; 0 is the same."""
+    pieces, total = len(shares), sum(counts)
+    index = 0.0
+    for share, count in zip(shares, counts, strict=True):
+        now = (count + _HALF) / (total + _HALF * pieces)
+        then = (share * total + _HALF) / (total + _HALF * pieces)
+        index += (now - then) * math.log(now / then)
+    return index
+
+
+def label_drift(reference: Reference, labels: Sequence[str]) -> float | None:
+    """PSI of predicted labels; None for too few."""
+    if len(labels) < MIN_IMAGES:
+        return None
+    shares = _merged(reference.labels.items(), reference.labels)
+    counts = _merged(Counter(labels).items(), reference.labels)
+    names = list(shares | counts)
+    return psi([shares.get(name, 0.0) for name in names], [counts.get(name, 0) for name in names])
+
+
+def input_drift(reference: Reference, seen: Sequence[InputStatistics]) -> dict[str, float]:
+    """PSI of each kind of number that the reference knows; empty for too few images."""
+    if len(seen) < MIN_IMAGES:
+        return {}
+    return {
+        kind: _bins_drift(bins, [statistics[KINDS.index(kind)] for statistics in seen])
+        for kind, bins in reference.inputs.items()
+    }
+
+
+def _bins_drift(bins: Bins, values: Sequence[float]) -> float:
+    return psi(bins.shares, bins.counts(values))
+
+
+def _merged(counted: Iterable[tuple[str, float]], shares: Mapping[str, float]) -> dict[str, float]:
+    merged: dict[str, float] = {}
+    for label, number in counted:
+        name = label if shares.get(label, 0.0) >= _SMALL_SHARE else _REST
+        merged[name] = merged.get(name, 0) + number
+    return merged
