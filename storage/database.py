@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import StoreError
@@ -153,8 +153,3 @@ def _make_room(url: URL) -> None:
 
 def _lower(word: str | None) -> str | None:
     return None if word is None else word.lower()
-
-
-def is_busy(error: Exception) -> bool:
-    """Whether a database error passes by itself: locked, out of space, connection lost."""
-    return isinstance(error, OperationalError)

@@ -302,7 +302,8 @@ class Watcher:
 def _stop_on_signals(stop: Callable[[], None]) -> None:
     def on_signal(number: int, _: FrameType | None) -> None:
         log.info("stopping after the batch at hand", signal=signal.Signals(number).name)
-        stop()
+        # On a thread of its own: the main thread may hold the very lock that `stop` takes.
+        threading.Thread(target=stop).start()
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_signal)
