@@ -196,6 +196,26 @@ def doctor(as_json: Json = False) -> int:
 
 
 @app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where backups are kept.")],
+) -> int:
+    """Copy database and models; all goes on meanwhile."""
+    from pigeonhole import backup
+
+    return backup.save(folder)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `backup` printed.")],
+) -> int:
+    """Put a backup in place; what was there is kept."""
+    from pigeonhole import backup
+
+    return backup.restore(folder)
+
+
+@app.command()
 def demo(
     once: Annotated[
         bool, typer.Option("--once", help="End after the samples: 0 if each one has its row.")

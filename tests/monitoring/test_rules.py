@@ -169,8 +169,9 @@ def test_promtool_accepts_the_configuration(promtool: str, repository: Path, nam
     assert "rules found" in answer.stdout
 
 
-def test_promtool_agrees_with_every_case(promtool: str, repository: Path, tmp_path: Path) -> None:
-    shutil.copy(repository / "monitoring/prometheus/rules.yml", tmp_path)
+def test_promtool_agrees_with_every_case(promtool: str, tmp_path: Path) -> None:
+    # The committed rules, evaluated half as often: the series have one value a minute.
+    (tmp_path / "rules.yml").write_text(rules.render(interval="1m"))
     tests = tmp_path / "tests.yml"
     tests.write_text(
         yaml.safe_dump(

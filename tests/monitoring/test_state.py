@@ -1,0 +1,124 @@
+"""Gauges that are read when somebody scrapes: disk, machine, quality."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core import statistics
+from core.bundle import Manifest, read_manifest
+from core.statistics import InputStatistics
+from monitoring.metrics import Metrics
+from storage.store import Store
+
+Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
+
+
+def named(found: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: str) -> list[float]:
+    return [value for (sample, _), value in found.items() if sample == name]
+
+
+@pytest.fixture
+def manifest(rgb_bundle: Path) -> Manifest:
+    measured = [InputStatistics(n / 500, 0.2, 0.1, 1.0) for n in range(500)]
+    frozen = statistics.reference(["red"] * 250 + ["blue"] * 250, measured)
+    return replace(read_manifest(rgb_bundle), lineage={"reference": frozen.to_dict()})
+
+
+def test_no_counter_has_a_second_series_for_its_birth(scrape: Scrape) -> None:
+    assert not [name for name, _ in scrape() if name.endswith("_created")]
+
+
+def test_the_disk_of_home_has_a_size_and_room(
+    metrics: Metrics, scrape: Scrape, tmp_path: Path
+) -> None:
+    metrics.watch_disk(tmp_path)
+    found = scrape()
+
+    (free,) = named(found, "pigeonhole_disk_free_bytes")
+    (size,) = named(found, "pigeonhole_disk_size_bytes")
+    assert 0 < free < size
+
+
+def test_a_disk_that_went_away_spoils_no_scrape(
+    metrics: Metrics, scrape: Scrape, tmp_path: Path
+) -> None:
+    metrics.watch_disk(tmp_path / "unmounted")
+
+    assert named(scrape(), "pigeonhole_disk_free_bytes") == []
+
+
+def test_the_machine_is_there_without_being_asked_for(scrape: Scrape) -> None:
+    found = scrape()
+    (available,) = named(found, "pigeonhole_machine_memory_available_bytes")
+    (memory,) = named(found, "pigeonhole_machine_memory_bytes")
+
+    assert 0 < available < memory
+    assert len(named(found, "pigeonhole_machine_cpu_seconds_total")) == 3
+
+
+def test_errors_that_may_come_are_born_at_zero(metrics: Metrics, scrape: Scrape) -> None:
+    metrics.expect_errors(["busy"])
+
+    assert scrape()["pigeonhole_errors_total", (("code", "busy"),)] == 0
+
+
+def test_the_accuracy_that_a_model_was_promoted_with_is_shown(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest
+) -> None:
+    metrics.model_loaded(manifest)
+
+    assert scrape()["pigeonhole_model_accuracy_ratio", (("split", "test"),)] == 1.0
+
+
+def test_images_unlike_the_reference_are_drift(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest
+) -> None:
+    metrics.model_loaded(manifest)
+    for _ in range(200):
+        metrics.measured(InputStatistics(0.9, 0.2, 0.1, 1.0))
+    found = scrape()
+
+    assert found["pigeonhole_drift_score", (("kind", "brightness"),)] > 0.25
+    assert found["pigeonhole_drift_score", (("kind", "contrast"),)] == pytest.approx(0)
+
+
+def test_a_new_model_forgets_the_images_that_the_old_one_saw(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest
+) -> None:
+    for _ in range(200):
+        metrics.measured(InputStatistics(0.9, 0.2, 0.1, 1.0))
+    metrics.model_loaded(manifest)
+
+    assert named(scrape(), "pigeonhole_drift_score") == []
+
+
+def test_without_answers_there_is_no_accuracy_and_nothing_to_review(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest, tmp_path: Path
+) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/p.db")
+    metrics.model_loaded(manifest)
+    metrics.watch_quality(store.database, 0.01)
+    found = scrape()
+    store.close()
+
+    assert named(found, "pigeonhole_estimated_accuracy_ratio") == []
+    assert named(found, "pigeonhole_reviewed_accuracy_ratio") == []
+    assert named(found, "pigeonhole_audit_waiting_images") == [0]
+
+
+def test_a_database_that_is_away_takes_no_other_metric_with_it(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest, tmp_path: Path
+) -> None:
+    file = tmp_path / "p.db"
+    store = Store.open(f"sqlite:///{file}")
+    store.close()
+    file.write_bytes(b"this is no database" * 100)
+    metrics.model_loaded(manifest)
+    metrics.watch_quality(store.database, 0.01)
+    found = scrape()
+    store.close()
+
+    assert named(found, "pigeonhole_audit_waiting_images") == []
+    assert named(found, "pigeonhole_model_info") == [1]
