@@ -77,7 +77,7 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
     assert dvc("repro") == STAGES
     first = Bundle.load(checkout / "models/candidate").manifest
