@@ -34,7 +34,7 @@ from storage.store import Store
 
 # What cannot wait three minutes, and what the tester's machine must not decide.
 LIMITS = rules.Limits(heartbeat_s=15, disk_share=0.0, patience=0.0)
-IMAGES = 150
+IMAGES = 220
 UPLOADS = 12
 
 
@@ -224,13 +224,13 @@ def _traffic(running: Running, images: list[bytes]) -> Iterator[None]:
 
 def _drop(running: Running, images: list[bytes], stopping: threading.Event) -> None:
     inbox = running.home / "inbox"
-    (inbox / "broken.png").write_bytes(images[0][:40])
     for number, image in enumerate(images):
         (inbox / f"{number}.png").write_bytes(image)
     number = 0
     while not stopping.wait(0.2):
         number += 1
         (inbox / f"again-{number}.png").write_bytes(images[number % IMAGES])
+        (inbox / f"broken-{number}.png").write_bytes(images[0][: 40 + number % 20])
 
 
 def _upload(running: Running, images: list[bytes], stopping: threading.Event) -> None:
