@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.bundle import Manifest
-from core.statistics import KINDS, Bins, InputStatistics, Reference
+from core.statistics import KINDS, Bins, Reference
+from core.types import InputStatistics
 from storage import audit
 from storage.database import Database
 

@@ -170,6 +170,7 @@ def _environment(home: Path, **variables: str) -> dict[str, str]:
         "SETTLE_S": "0.2",
         "WORKERS": "2",
         "AUDIT_SHARE": "1",
+        "HEARTBEAT_S": "2",
         "LOG_FORMAT": "json",
         **variables,
     }

@@ -8,7 +8,8 @@ from statistics import fmean
 import pytest
 
 from core.bundle import read_manifest
-from core.statistics import InputStatistics, Reference, reference
+from core.statistics import Reference, reference
+from core.types import InputStatistics
 from monitoring.quality import (
     MIN_DRIFT_IMAGES,
     MIN_IMAGES,
