@@ -307,10 +307,10 @@ def test_nothing_fires_while_all_is_well(running: Running) -> None:
 
 def test_a_watcher_that_stops_is_noticed_and_the_api_is_not_blamed(running: Running) -> None:
     """Last: it ends the watcher for good."""
-    running.watcher.terminate()
     expected = {"TargetDown"}
     if running.ask("pigeonhole_heartbeat_last_seen_timestamp_seconds > 0"):
         expected.add("HeartbeatLost")
+    running.watcher.terminate()
 
     def firing() -> set[str]:
         return {name for name, state in running.alerts().items() if state == "firing"}
