@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from core.bundle import Bundle
 from core.classify import predict
 from core.errors import EngineBusyError, ImageError
 from core.image import preprocess
-from core.statistics import InputStatistics, measure
+from core.statistics import measure
 from core.types import Failure, ImageInfo, Outcome, Pixels
 
 MAX_FORWARD = 8  # images per forward pass and worker: more brings nothing on a CPU
@@ -34,18 +35,12 @@ class Observer(Protocol):
     def batch(self, images: int) -> None:
         """A forward pass ran over this many images."""
 
-    def measured(self, statistics: InputStatistics) -> None:
-        """One image was decoded, and looks like this."""
-
 
 class _Silent:
     def stage(self, name: str, seconds: float) -> None:
         """Nobody asked."""
 
     def batch(self, images: int) -> None:
-        """Nobody asked."""
-
-    def measured(self, statistics: InputStatistics) -> None:
         """Nobody asked."""
 
 
@@ -160,8 +155,7 @@ class Engine:
         started = time.perf_counter()
         try:
             pixels, info = preprocess(data, self.bundle.recipe, self._max_pixels)
-            self._observer.measured(measure(pixels, info))
-            return pixels, info
+            return pixels, replace(info, statistics=measure(pixels, info))
         except ImageError as error:
             return Failure(error.code, str(error))
         finally:

@@ -8,24 +8,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import ImageInfo, Pixels
+from core.types import ImageInfo, InputStatistics, Pixels
 
-KINDS = ("brightness", "contrast", "sharpness", "megapixels")
+KINDS = InputStatistics._fields
 _BINS = 10  # deciles of the reference: each bin holds as much as another
-
-
-class InputStatistics(NamedTuple):
-    """One image as four numbers; the first three are of the pixels that the model sees, 0..1."""
-
-    brightness: float
-    contrast: float
-    sharpness: float
-    megapixels: float
 
 
 @dataclass(frozen=True, slots=True)

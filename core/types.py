@@ -1,7 +1,8 @@
 """The nouns of the house. Every record is frozen; arrays are aliases that say their shape once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +28,27 @@ class LabelScore:
     score: float
 
 
+class InputStatistics(NamedTuple):
+    """One image as four numbers; the first three are of the pixels that the model sees, 0..1."""
+
+    brightness: float
+    contrast: float
+    sharpness: float
+    megapixels: float
+
+
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What an image is: its size as seen upright, and its file format as Pillow names it."""
+    """What an image is: its size as seen upright, and its file format as Pillow names it.
+
+    `statistics` are there when its pixels have just been looked at, and not when its answer comes
+    out of the database.
+    """
 
     width_px: int
     height_px: int
     format: str
+    statistics: InputStatistics | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

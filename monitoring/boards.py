@@ -81,14 +81,14 @@ def _flow_now() -> list[Panel]:
             "Quarantined, 24 h",
             "Files that could not be classified; each has its reason beside it.",
             "short",
-            'sum(increase(pigeonhole_images_total{@, outcome="quarantined"}[24h]))',
+            'round(sum(increase(pigeonhole_images_total{@, outcome="quarantined"}[24h])))',
             (("orange", 1),),
         ),
         _stat(
             "Found by rescan, 24 h",
             "Files that no event announced. Long after the start: the kernel lost events.",
             "short",
-            'sum(increase(pigeonhole_watch_events_total{@, source="rescan"}[24h]))',
+            'round(sum(increase(pigeonhole_watch_events_total{@, source="rescan"}[24h])))',
         ),
     ]
 
@@ -137,7 +137,7 @@ def _flow() -> list[Panel]:
             "Errors by code",
             "Quarantined images and faults of ours; docs/rest.md says what each means.",
             "ops",
-            [Query(_rate("errors_total", "code"), "{{code}}")],
+            [Query(f"{_rate('errors_total', 'code')} > 0", "{{code}}")],
             is_stacked=True,
         ),
     ]
@@ -283,7 +283,7 @@ def _requests() -> list[Panel]:
 
 def _sizes() -> list[Panel]:
     received, sent = _rate("http_request_bytes_total"), _rate("http_response_bytes_total")
-    requests = _rate("http_requests_total")
+    requests = f"({_rate('http_requests_total')} > 0)"
     return [
         Panel(
             "Bodies",
@@ -342,7 +342,7 @@ def _model_now() -> list[Panel]:
             "Failed reloads, 24 h",
             "The model before goes on answering.",
             "short",
-            'sum(increase(pigeonhole_model_reloads_total{@, result="failure"}[24h]))',
+            'round(sum(increase(pigeonhole_model_reloads_total{@, result="failure"}[24h])))',
             (("orange", 1),),
         ),
     ]
@@ -389,7 +389,7 @@ def _drift() -> list[Panel]:
             [
                 Query(
                     _rate("confidence_bucket", "", f', le="{bound}"')
-                    + f" / {_rate('confidence_count')}",
+                    + f" / ({_rate('confidence_count')} > 0)",
                     f"below {bound}",
                 )
                 for bound in ("0.5", "0.7", "0.9")
@@ -402,7 +402,8 @@ def _drift() -> list[Panel]:
             "short",
             [
                 Query(
-                    "sort_desc(sum by (label) (increase(pigeonhole_predictions_total{@}[1h])))",
+                    "sort_desc(round(sum by (label)"
+                    " (increase(pigeonhole_predictions_total{@}[1h]))))",
                     "{{label}}",
                 )
             ],
@@ -563,11 +564,12 @@ def _rate(metric: str, by: str = "", more: str = "") -> str:
 
 def _quantile(share: float, histogram: str, by: str = "", more: str = "") -> str:
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, {_rate(f'{histogram}_bucket', labels, more)})"
+    # A time in which nothing happened has no quantile: a gap, not a NaN that spoils the picture.
+    return f"histogram_quantile({share}, {_rate(f'{histogram}_bucket', labels, more)}) >= 0"
 
 
 def _mean(histogram: str, by: str = "") -> str:
-    return f"{_rate(f'{histogram}_sum', by)} / {_rate(f'{histogram}_count', by)}"
+    return f"{_rate(f'{histogram}_sum', by)} / ({_rate(f'{histogram}_count', by)} > 0)"
 
 
 def _with_bounds(metric: str) -> list[Query]:

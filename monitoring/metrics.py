@@ -32,8 +32,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from core.bundle import Manifest
-from core.statistics import InputStatistics, Reference
-from core.types import Failure, Outcome
+from core.statistics import Reference
+from core.types import Failure, InputStatistics, Outcome
 from monitoring import quality
 from storage.database import Database
 
@@ -113,10 +113,6 @@ class Metrics:
         """The model ran once over this many images."""
         self._batch.observe(images)
 
-    def measured(self, statistics: InputStatistics) -> None:
-        """One image was decoded, and looks like this."""
-        self._seen.append(statistics)
-
     def finished(self, outcome: Outcome, source: str, seconds: float | None = None) -> None:
         """An image has its row; `seconds` since it arrived, where that is known."""
         if isinstance(outcome, Failure):
@@ -126,6 +122,8 @@ class Metrics:
             self._images.labels(source, "classified").inc()
             self._predictions.labels(self._labels.bounded(outcome.label)).inc()
             self._confidence.observe(outcome.confidence)
+            if outcome.image.statistics is not None:
+                self._seen.append(outcome.image.statistics)
         if seconds is not None:
             self._result.labels(source).observe(max(seconds, 0.0))
 
@@ -140,7 +138,7 @@ class Metrics:
     def model_loaded(self, manifest: Manifest) -> None:
         """A bundle serves from now on: its labels get series, and the info metric names it."""
         self._reloads.labels("success").inc()
-        self._labels.expect(manifest.labels)
+        self._labels.expect(_commonest(manifest))
         for label in self._labels.known():
             self._predictions.labels(label)
         if len(manifest.labels) > SHOWN_LABELS:
@@ -271,6 +269,15 @@ class _BoundedLabels:
                 self._shown[label] = None
                 return label
         return OTHER
+
+
+def _commonest(manifest: Manifest) -> Sequence[str]:
+    """The labels that get a name of their own: all, or those that the reference has most of."""
+    if len(manifest.labels) <= SHOWN_LABELS:
+        return manifest.labels
+    reference = Reference.of_lineage(manifest.lineage)
+    shares = reference.labels if reference else {}
+    return sorted(shares, key=lambda label: -shares[label])[:SHOWN_LABELS]
 
 
 class _Infos(Collector):

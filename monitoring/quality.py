@@ -16,12 +16,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.bundle import Manifest
-from core.statistics import KINDS, Bins, InputStatistics, Reference
+from core.statistics import KINDS, Bins, Reference
+from core.types import InputStatistics
 from storage import audit
 from storage.database import Database
 
 Z = 1.96  # 95 %
-MIN_IMAGES = 100  # with fewer, a PSI is mostly noise
+MIN_IMAGES = 100  # for an estimate that says anything
+MIN_DRIFT_IMAGES = 200  # with fewer, or fewer than 20 a piece, a PSI is mostly noise
+_IMAGES_PER_PIECE = 20
 RECENT_IMAGES = 1000
 _SMALL_SHARE = 0.02  # labels below this are counted together: rare ones make a PSI jump
 _HALF = 0.5  # an empty piece must not make the logarithm infinite
@@ -100,9 +103,9 @@ def psi(shares: Sequence[float], counts: Sequence[float]) -> float:
 
 def label_drift(reference: Reference, labels: Sequence[str]) -> float | None:
     """PSI of predicted labels; None for too few."""
-    if len(labels) < MIN_IMAGES:
-        return None
     shares = _merged(reference.labels.items(), reference.labels)
+    if not _is_enough(len(labels), len(shares)):
+        return None
     counts = _merged(Counter(labels).items(), reference.labels)
     names = list(shares | counts)
     return psi([shares.get(name, 0.0) for name in names], [counts.get(name, 0) for name in names])
@@ -110,12 +113,15 @@ def label_drift(reference: Reference, labels: Sequence[str]) -> float | None:
 
 def input_drift(reference: Reference, seen: Sequence[InputStatistics]) -> dict[str, float]:
     """PSI of each kind of number that the reference knows; empty for too few images."""
-    if len(seen) < MIN_IMAGES:
-        return {}
     return {
         kind: _bins_drift(bins, [statistics[KINDS.index(kind)] for statistics in seen])
         for kind, bins in reference.inputs.items()
+        if _is_enough(len(seen), len(bins.shares))
     }
+
+
+def _is_enough(images: int, pieces: int) -> bool:
+    return images >= max(MIN_DRIFT_IMAGES, _IMAGES_PER_PIECE * pieces)
 
 
 def _bins_drift(bins: Bins, values: Sequence[float]) -> float:

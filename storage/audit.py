@@ -13,7 +13,7 @@ from storage.schema import results
 
 _DIGITS = 6  # of the 12 random hexadecimal digits at the end of a UUID
 _FIRST = 36 - _DIGITS + 1  # SQL counts from 1
-LATEST_ROWS = 200_000  # how far back we look: a scrape must not read a table of years
+LATEST_ROWS = 50_000  # how far back we look: a scrape must not read a table of years
 
 
 @dataclass(frozen=True, slots=True)

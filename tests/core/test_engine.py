@@ -12,7 +12,6 @@ import pytest
 from core.bundle import Bundle, Manifest
 from core.engine import MAX_FORWARD, Engine
 from core.errors import EngineBusyError
-from core.statistics import InputStatistics
 from core.types import Batch, Failure, Outcome, Prediction, Scores
 
 Paint = Callable[..., bytes]
@@ -50,16 +49,12 @@ class Notebook:
     def __init__(self) -> None:
         self.stages: list[tuple[str, float]] = []
         self.batches: list[int] = []
-        self.measurements: list[InputStatistics] = []
 
     def stage(self, name: str, seconds: float) -> None:
         self.stages.append((name, seconds))
 
     def batch(self, images: int) -> None:
         self.batches.append(images)
-
-    def measured(self, statistics: InputStatistics) -> None:
-        self.measurements.append(statistics)
 
 
 class Loud(Notebook):

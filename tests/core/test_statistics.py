@@ -1,10 +1,14 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.statistics import Bins, InputStatistics, Reference, measure, reference
-from core.types import ImageInfo
+from core.bundle import Bundle
+from core.engine import Engine
+from core.statistics import Bins, Reference, measure, reference
+from core.types import ImageInfo, InputStatistics, Prediction
 
 INFO = ImageInfo(2000, 1500, "PNG")
 
@@ -56,6 +60,19 @@ def test_contrast_is_the_standard_deviation_and_sharpness_the_mean_step() -> Non
 
 def test_a_single_pixel_can_be_measured() -> None:
     assert measure(grey(10)[:1, :1], ImageInfo(1, 1, "PNG")).sharpness == 0
+
+
+def test_the_engine_measures_what_the_model_sees(
+    rgb_bundle: Path, paint: Callable[..., bytes]
+) -> None:
+    with Engine(Bundle.load(rgb_bundle), 1, 1_000_000) as engine:
+        (outcome,) = engine.classify([paint("lime", (200, 100))])
+
+    assert isinstance(outcome, Prediction)
+    assert outcome.image.statistics is not None
+    assert outcome.image.statistics.brightness == pytest.approx(0.587, abs=0.001)
+    assert outcome.image.statistics.megapixels == 0.02
+    assert outcome.image == ImageInfo(200, 100, "PNG"), "images are equal whoever looked at them"
 
 
 def test_a_reference_survives_bundle_json() -> None:

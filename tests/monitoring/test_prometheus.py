@@ -34,7 +34,7 @@ from storage.store import Store
 
 # What cannot wait three minutes, and what the tester's machine must not decide.
 LIMITS = rules.Limits(heartbeat_s=15, disk_share=0.0, patience=0.0)
-IMAGES = 150
+IMAGES = 220
 UPLOADS = 12
 
 
@@ -170,6 +170,7 @@ def _environment(home: Path, **variables: str) -> dict[str, str]:
         "SETTLE_S": "0.2",
         "WORKERS": "2",
         "AUDIT_SHARE": "1",
+        "HEARTBEAT_S": "2",
         "LOG_FORMAT": "json",
         **variables,
     }
@@ -224,13 +225,13 @@ def _traffic(running: Running, images: list[bytes]) -> Iterator[None]:
 
 def _drop(running: Running, images: list[bytes], stopping: threading.Event) -> None:
     inbox = running.home / "inbox"
-    (inbox / "broken.png").write_bytes(images[0][:40])
     for number, image in enumerate(images):
         (inbox / f"{number}.png").write_bytes(image)
     number = 0
     while not stopping.wait(0.2):
         number += 1
         (inbox / f"again-{number}.png").write_bytes(images[number % IMAGES])
+        (inbox / f"broken-{number}.png").write_bytes(images[0][: 40 + number % 20])
 
 
 def _upload(running: Running, images: list[bytes], stopping: threading.Event) -> None:
@@ -306,10 +307,10 @@ def test_nothing_fires_while_all_is_well(running: Running) -> None:
 
 def test_a_watcher_that_stops_is_noticed_and_the_api_is_not_blamed(running: Running) -> None:
     """Last: it ends the watcher for good."""
-    running.watcher.terminate()
     expected = {"TargetDown"}
     if running.ask("pigeonhole_heartbeat_last_seen_timestamp_seconds > 0"):
         expected.add("HeartbeatLost")
+    running.watcher.terminate()
 
     def firing() -> set[str]:
         return {name for name, state in running.alerts().items() if state == "firing"}

@@ -8,8 +8,10 @@ from statistics import fmean
 import pytest
 
 from core.bundle import read_manifest
-from core.statistics import InputStatistics, Reference, reference
+from core.statistics import Reference, reference
+from core.types import InputStatistics
 from monitoring.quality import (
+    MIN_DRIFT_IMAGES,
     MIN_IMAGES,
     Z,
     estimated_accuracy,
@@ -136,11 +138,22 @@ def test_an_empty_piece_is_a_number() -> None:
 def test_noise_alone_stays_below_the_alert() -> None:
     frozen = reference(labels(SHARES, 500, 0), images(0.5, 500, 0))
 
-    for seed in range(1, 101):
-        drift = label_drift(frozen, labels(SHARES, 200, seed))
+    for seed in range(1, 201):
+        drift = label_drift(frozen, labels(SHARES, MIN_DRIFT_IMAGES, seed))
         assert drift is not None
-        assert drift < 0.1
-        assert max(input_drift(frozen, images(0.5, 500, seed)).values()) < 0.15
+        assert drift < 0.25
+        assert max(input_drift(frozen, images(0.5, MIN_DRIFT_IMAGES, seed)).values()) < 0.25
+
+
+def test_many_labels_need_more_images() -> None:
+    even = {f"label {number}": 0.025 for number in range(40)}
+    frozen = reference(labels(even, 2000, 0), images(0.5))
+
+    assert label_drift(frozen, labels(even, 400)) is None
+    for seed in range(1, 101):
+        drift = label_drift(frozen, labels(even, 1000, seed))
+        assert drift is not None
+        assert drift < 0.25
 
 
 def test_other_labels_are_drift() -> None:
@@ -178,8 +191,8 @@ def test_a_label_that_the_reference_never_saw_is_drift() -> None:
 def test_too_few_images_are_no_drift() -> None:
     frozen = reference(labels(SHARES, 500), images(0.5))
 
-    assert label_drift(frozen, ["cat"] * (MIN_IMAGES - 1)) is None
-    assert input_drift(frozen, images(0.9, MIN_IMAGES - 1)) == {}
+    assert label_drift(frozen, ["cat"] * (MIN_DRIFT_IMAGES - 1)) is None
+    assert input_drift(frozen, images(0.9, MIN_DRIFT_IMAGES - 1)) == {}
 
 
 # --- all together --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from core import statistics
 from core.bundle import Manifest, read_manifest
-from core.statistics import InputStatistics
+from core.types import ImageInfo, InputStatistics, LabelScore, ModelRef, Prediction
 from monitoring.metrics import Metrics
 from storage.store import Store
 
@@ -17,6 +17,11 @@ Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
 def named(found: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: str) -> list[float]:
     return [value for (sample, _), value in found.items() if sample == name]
+
+
+def bright() -> Prediction:
+    info = ImageInfo(1000, 1000, "PNG", InputStatistics(0.9, 0.2, 0.1, 1.0))
+    return Prediction("red", 0.9, (LabelScore("red", 0.9),), ModelRef("rgb", "1"), info)
 
 
 @pytest.fixture
@@ -77,18 +82,44 @@ def test_images_unlike_the_reference_are_drift(
 ) -> None:
     metrics.model_loaded(manifest)
     for _ in range(200):
-        metrics.measured(InputStatistics(0.9, 0.2, 0.1, 1.0))
+        metrics.finished(bright(), "watcher")
     found = scrape()
 
     assert found["pigeonhole_drift_score", (("kind", "brightness"),)] > 0.25
     assert found["pigeonhole_drift_score", (("kind", "contrast"),)] == pytest.approx(0)
 
 
+def test_of_many_labels_the_commonest_of_the_reference_are_shown_by_name(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest
+) -> None:
+    labels = tuple(f"label {number}" for number in range(100))
+    common = [label for number, label in enumerate(labels) for _ in range(number)]
+    measured = [InputStatistics(0.5, 0.2, 0.1, 1.0)] * len(common)
+    frozen = statistics.reference(common, measured)
+    lineage = {"reference": frozen.to_dict()}
+    metrics.model_loaded(replace(manifest, labels=labels, lineage=lineage))
+
+    shown = {dict(at)["label"] for name, at in scrape() if name == "pigeonhole_predictions_total"}
+
+    assert shown == {*labels[-20:], "other"}
+
+
+def test_answers_out_of_the_database_say_nothing_about_images(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest
+) -> None:
+    metrics.model_loaded(manifest)
+    known = replace(bright(), image=ImageInfo(1000, 1000, "PNG"))
+    for _ in range(200):
+        metrics.finished(known, "watcher")
+
+    assert named(scrape(), "pigeonhole_drift_score") == []
+
+
 def test_a_new_model_forgets_the_images_that_the_old_one_saw(
     metrics: Metrics, scrape: Scrape, manifest: Manifest
 ) -> None:
     for _ in range(200):
-        metrics.measured(InputStatistics(0.9, 0.2, 0.1, 1.0))
+        metrics.finished(bright(), "watcher")
     metrics.model_loaded(manifest)
 
     assert named(scrape(), "pigeonhole_drift_score") == []
