@@ -89,7 +89,7 @@ bench: install ## How fast is it on this machine?
 .PHONY: lock
 lock: install-dev ## Resolve the dependencies anew into requirements/
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --extra train --extra dev --output-file requirements/all.txt pyproject.toml
+		--no-emit-trusted-host --no-annotate --allow-unsafe --extra train --extra dev --output-file requirements/all.txt pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --no-annotate --generate-hashes --constraint requirements/all.txt \
 		--output-file requirements/runtime.txt pyproject.toml
