@@ -5,6 +5,7 @@ from contextlib import ExitStack, asynccontextmanager, closing
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
@@ -17,14 +18,15 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from api import problems
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, health, model, predict, results
+from api.routes import docs, health, images, model, predict, results
 from api.routes import problems as problem_routes
-from api.schemas import Problem, Result, Upload
+from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
+from storage import uploads
 from storage.store import Store
 
 _DESCRIPTION = """\
@@ -70,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, model, health, problem_routes, docs):
+    for routes in (predict, results, images, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -83,7 +85,7 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result)
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review)
         return document
 
 
@@ -112,4 +114,6 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
-    return Parts(settings, store, engine, metrics, HttpMetrics(metrics.registry))
+    uploads.settle_stale(store.database, settings.home)
+    http = HttpMetrics(metrics.registry)
+    return Parts(settings, store, engine, metrics, http, CapacityLimiter(settings.workers))

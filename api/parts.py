@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from core.bundle import Bundle
@@ -21,6 +22,7 @@ class Parts:
     engine: Engine
     metrics: Metrics
     http: HttpMetrics
+    thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
 
     @property
     def bundle(self) -> Bundle:
