@@ -24,6 +24,7 @@ from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage import uploads
@@ -114,6 +115,14 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
+    follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
     uploads.settle_stale(store.database, settings.home)
-    http = HttpMetrics(metrics.registry)
-    return Parts(settings, store, engine, metrics, http, CapacityLimiter(settings.workers))
+    return Parts(
+        settings,
+        store,
+        engine,
+        follower,
+        metrics,
+        HttpMetrics(metrics.registry),
+        thumbnailers=CapacityLimiter(settings.workers),
+    )

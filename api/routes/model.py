@@ -22,7 +22,6 @@ async def get_model(request: Request, parts: Given) -> Response:
 @router.get("/labels", summary="Its labels", response_model=Labels, responses=_RESPONSES)
 async def get_labels(request: Request, parts: Given) -> Response:
     """The labels that the model knows."""
-    ref = parts.bundle.ref
-    labels = list(parts.bundle.labels)
-    model = {"name": ref.name, "version": ref.version}
-    return json_answer(request, {"labels": labels, "model": model})
+    bundle = parts.bundle  # once: it may change over at any moment
+    model = {"name": bundle.ref.name, "version": bundle.ref.version}
+    return json_answer(request, {"labels": list(bundle.labels), "model": model})
