@@ -17,6 +17,13 @@ REVALIDATE = "private, no-cache"
 ETAG: dict[str, Any] = {
     "ETag": {"description": "another one when the answer is another", "schema": {"type": "string"}}
 }
+IF_MATCH: dict[str, Any] = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "description": "the ETag that was read, or `*`",
+    "schema": {"type": "string"},
+}
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The one that If-None-Match names is still good"}
 }

@@ -5,13 +5,21 @@ from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from api.access import v1_router
 from api.bodies import json_body, json_request
-from api.conditional import ETAG, NOT_MODIFIED, etag_of, is_matched, json_answer, required_match
+from api.conditional import (
+    ETAG,
+    IF_MATCH,
+    NOT_MODIFIED,
+    etag_of,
+    is_matched,
+    json_answer,
+    required_match,
+)
 from api.parts import Given, Parts
 from api.problems import ProblemError, responses
 from api.schemas import Result, ResultPage, ResultQuery, Review
@@ -111,15 +119,12 @@ def get_result(identifier: ResultId, request: Request, parts: Given) -> Response
         ),
         200: {"headers": ETAG},
     },
-    openapi_extra=json_request("Review"),
+    openapi_extra={**json_request("Review"), "parameters": [IF_MATCH]},
 )
 async def patch_result(
     identifier: ResultId,
     request: Request,
     parts: Given,
-    if_match: Annotated[
-        str | None, Header(alias="If-Match", description="its ETag, or `*`")
-    ] = None,  # noqa: ARG001 - for the document
 ) -> Response:
     """Say what a person has seen: `{"corrected_label": "cat"}` or `{"reviewed": true}`.
 
