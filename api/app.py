@@ -23,6 +23,7 @@ from api.schemas import Problem, Result, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -103,7 +104,7 @@ def _operation_id(route: APIRoute) -> str:
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
     store = stack.enter_context(closing(Store.open(settings.database_url)))
-    bundle = Bundle.load(locate(settings.home))
+    bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)
@@ -112,4 +113,5 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
-    return Parts(settings, store, engine, metrics, HttpMetrics(metrics.registry))
+    follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
+    return Parts(settings, store, engine, follower, metrics, HttpMetrics(metrics.registry))

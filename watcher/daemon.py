@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.errors import SettingsError
+from core.follow import Follower
 from core.settings import Settings
 from core.types import Stamp
 from monitoring.exporter import Exporter
@@ -50,13 +51,14 @@ def run(settings: Settings, *, once: bool = False) -> int:
         store = Store.open(settings.database_url)
         opened.callback(store.close)
         metrics = Metrics()
-        bundle = Bundle.load(locate(settings.home))
+        bundle = Bundle.load(locate(settings.home), settings.provider)
         metrics.model_loaded(bundle.manifest)
         metrics.watch_disk(settings.home)
         metrics.watch_quality(store.database, settings.audit_share)
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )
+        follower = opened.enter_context(Follower(settings.home, engine, settings.provider, metrics))
         watcher = Watcher(settings, store, engine, metrics)
         opened.callback(watcher.close)
         _stop_on_signals(watcher.stop)
@@ -68,6 +70,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
             metrics,
             live={"loop": watcher.stalled},
             ready=watcher.checks(),
+            notes={"model": follower.complaint},
         )
         opened.enter_context(exporter)
         log.info(
