@@ -364,8 +364,8 @@ def test_the_done_file_of_a_newer_file_stays(
     store: Store, engine: Engine, metrics: Metrics, drop: Drop, home: Path, paint: Paint
 ) -> None:
     path = drop("a.png", paint("red"))
-    drop("a.png.done", b"")
     record(store, engine, home, claim_all(store, home))
+    drop("a.png.done", b"")
     path.unlink()
     newer = paint("blue", (99, 99))
     drop("a.png", newer)
