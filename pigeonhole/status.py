@@ -133,7 +133,11 @@ def _to_dict(state: State) -> dict[str, Any]:
             "error": state.inbox.complaint,
         },
         "processes": {
-            name: {"url": url, "state": answer.state, "detail": answer.complaints or None}
+            name: {
+                "url": url,
+                "state": answer.state,
+                "detail": answer.complaints or answer.notes or None,
+            }
             for name, (url, answer) in state.processes.items()
         },
         "model": (
@@ -203,7 +207,7 @@ def _inbox_line(inbox: Inbox) -> str:
 
 def _process_line(url: str, answer: Answer) -> str:
     return {
-        "ready": f"ready at {url}",
+        "ready": f"ready at {url}" + (f"; but {answer.notes}" if answer.notes else ""),
         "unready": f"at {url}, but not ready: {answer.complaints}",
         "silent": f"not running (nobody answers at {url}); `pigeonhole up` starts it",
         "stranger": f"another program is at {url} ({answer.complaints})",

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.errors import SettingsError
+from core.follow import Follower
 from core.settings import Settings
 from core.types import Stamp
 from monitoring.exporter import Exporter
@@ -60,6 +61,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )
+        follower = opened.enter_context(Follower(settings.home, engine, settings.provider, metrics))
         watcher = Watcher(settings, store, engine, metrics)
         opened.callback(watcher.close)
         _stop_on_signals(watcher.stop)
@@ -71,6 +73,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
             metrics,
             live={"loop": watcher.stalled},
             ready=watcher.checks(),
+            notes={"model": follower.complaint},
         )
         opened.enter_context(exporter)
         log.info(
