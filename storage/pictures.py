@@ -5,7 +5,6 @@ Paths come from rows that we wrote, never from a request.
 
 import contextlib
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import structlog
 from sqlalchemy import Row, select
 
 from core.image import thumbnail as small_copy
+from core.names import original
 from storage.database import Database
 from storage.results import Result, from_row
 from storage.schema import deliveries, results
@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 THUMBNAIL_PX = 256
 _JPEG_END = b"\xff\xd9"
 _LOOKS = 2  # the watcher may be putting the file away between our look at the row and at the file
-_SPELLED_OUT = re.compile(rb"\\x([89a-f][0-9a-f])")  # how rows write bytes that are not UTF-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +88,7 @@ def thumbnail(home: Path, picture: Picture, max_pixels: int) -> bytes | None:
 
 def _places(row: Row[tuple[object, ...]], home: Path, inbox: Path) -> Iterator[Path]:
     if row.path is not None:
-        yield home / row.path
-        written = os.fsencode(row.path)
-        as_bytes = _SPELLED_OUT.sub(lambda found: bytes([int(found[1], 16)]), written)
-        if as_bytes != written:
-            yield home / os.fsdecode(as_bytes)
+        yield home / original(row.path)
     if row.in_inbox is not None:
         yield inbox / os.fsdecode(bytes(row.in_inbox))
 
