@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.events import Events
 from core.bundle import Bundle
 from core.engine import Engine
 from core.settings import Settings
@@ -21,6 +22,7 @@ class Parts:
     engine: Engine
     metrics: Metrics
     http: HttpMetrics
+    events: Events
 
     @property
     def bundle(self) -> Bundle:
