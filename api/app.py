@@ -105,7 +105,7 @@ def _operation_id(route: APIRoute) -> str:
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
     store = stack.enter_context(closing(Store.open(settings.database_url)))
-    bundle = Bundle.load(locate(settings.home))
+    bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)

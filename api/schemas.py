@@ -159,6 +159,12 @@ class Recipe(Wire):
     background: tuple[int, int, int]
 
 
+class Int8(Wire):
+    """Weights in 8 bit integers, close enough to `weights_sha256` in their answers."""
+
+    sha256: str
+
+
 class Model(Wire):
     """The model that answers: what it knows, how good it was, where it comes from."""
 
@@ -170,6 +176,7 @@ class Model(Wire):
     temperature: float = Field(description="what the logits are divided by before the softmax")
     metrics: dict[str, float] = Field(examples=[{"test_accuracy": 0.93}])
     lineage: dict[str, Any] = Field(description="data, parameters and code that it was made of")
+    int8: Int8 | None = Field(description="the quantised weights, where a CPU serves those")
 
 
 class Health(Wire):

@@ -1,5 +1,8 @@
 """A model as one folder that cannot be half right: `model.onnx`, `labels.txt`, `bundle.json`.
 
+`model.onnx` is the reference in fp32. A bundle may have `model.int8.onnx` as well, the same network
+quantised, once the export has found its answers close enough; then a CPU serves that.
+
 The version of a bundle is a hash of everything that changes an answer, so two bundles of one
 version answer alike, and a file that was altered is refused. This is the only module that imports
 the model runtime.
@@ -15,20 +18,26 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import onnxruntime
 
 from core.classify import softmax
-from core.errors import BundleError
+from core.errors import BundleError, SettingsError
 from core.recipe import Recipe
-from core.types import Batch, ModelRef, Scores
+from core.types import Batch, ModelRef, Provider, Scores
 
 FORMAT_VERSION = 1
 STARTER = Path(__file__).resolve().parent.parent / "models" / "starter"
 
-_MANIFEST, _WEIGHTS, _LABELS = "bundle.json", "model.onnx", "labels.txt"
+_MANIFEST, _LABELS = "bundle.json", "labels.txt"
+_WEIGHTS, _INT8_WEIGHTS = "model.onnx", "model.int8.onnx"
+_PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
 _RETRAIN = "Restore the folder from its source, or train again with `make train`."
 
 
@@ -44,6 +53,7 @@ class Manifest:
     temperature: float
     metrics: dict[str, float]
     lineage: dict[str, Any]
+    int8_sha256: str | None = None  # of model.int8.onnx, where the bundle has one
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as `models show --json` and GET /v1/model give it."""
@@ -56,7 +66,16 @@ class Manifest:
             "temperature": self.temperature,
             "metrics": self.metrics,
             "lineage": self.lineage,
+            "int8": {"sha256": self.int8_sha256} if self.int8_sha256 else None,
         }
+
+
+class _Files(NamedTuple):
+    """A bundle as it was read and checked."""
+
+    manifest: Manifest
+    weights: bytes
+    int8_weights: bytes | None
 
 
 class Bundle:
@@ -79,15 +98,23 @@ class Bundle:
         return self.manifest.recipe
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Open a bundle; raises `BundleError` when it is incomplete, altered or does not run."""
-        manifest, weights = _read(folder)
+    def load(cls, folder: Path, provider: Provider = "cpu", *, is_reference: bool = False) -> Self:
+        """Open a bundle; raises `BundleError` when it is incomplete, altered or does not run.
+
+        `provider`: what the model runs on; raises `SettingsError` where that is not installed. A
+        CPU runs the int8 weights of a bundle that has them, or with `is_reference` the fp32 ones.
+        """
+        manifest, weights, int8_weights = _read(folder)
+        if int8_weights is not None and provider == "cpu" and not is_reference:
+            weights = int8_weights
         try:
-            bundle = cls(manifest, _session(weights))
+            bundle = cls(manifest, _session(weights, provider))
             size = manifest.recipe.size_px
             # Two images: a model that was exported for batches of one fails here, not under load.
             with np.errstate(all="ignore"):
                 scores = bundle.scores(np.zeros((2, size, size, 3), dtype=np.uint8))
+        except SettingsError:
+            raise
         except Exception as error:  # the runtime's errors have no common base
             raise BundleError(f"{folder}: the model does not run ({error}). {_RETRAIN}") from error
         if scores.shape != (2, len(manifest.labels)):
@@ -115,10 +142,10 @@ def locate(home: Path) -> Path:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle without starting the model; raises `BundleError`."""
-    return _read(folder)[0]
+    return _read(folder).manifest
 
 
-def write(  # noqa: PLR0913 - a bundle is these seven things, each named by the caller
+def write(  # noqa: PLR0913 - a bundle is these eight things, each named by the caller
     folder: Path,
     *,
     name: str,
@@ -128,26 +155,30 @@ def write(  # noqa: PLR0913 - a bundle is these seven things, each named by the 
     temperature: float = 1.0,
     metrics: dict[str, float] | None = None,
     lineage: dict[str, Any] | None = None,
+    int8_weights: bytes | None = None,
 ) -> Manifest:
     """Write a whole bundle or nothing: beside the target first, synced, then renamed into place.
 
-    `weights`: ONNX, one input (N, S, S, 3) uint8, one output (N, C) float32 logits. An existing
-    folder is replaced. Raises `BundleError` for labels that cannot be told apart in a file name or
-    a list, and for a temperature that is not above 0.
+    `weights`: ONNX, one input (N, S, S, 3) uint8, one output (N, C) float32 logits; `int8_weights`:
+    the same network quantised, if a CPU shall serve that. An existing folder is replaced. Raises
+    `BundleError` for labels that cannot be told apart in a file name or a list, and for a
+    temperature that is not above 0.
     """
     temperature = float(temperature)  # 1 and 1.0 are the same model, so one version
     _check_labels(labels)
     _check_temperature(temperature)
     digest = hashlib.sha256(weights).hexdigest()
+    int8_digest = None if int8_weights is None else hashlib.sha256(int8_weights).hexdigest()
     manifest = Manifest(
         name=name,
-        version=_version(digest, labels, recipe, temperature),
+        version=_version(digest, labels, recipe, temperature, int8_digest),
         weights_sha256=digest,
         labels=tuple(labels),
         recipe=recipe,
         temperature=temperature,
         metrics=metrics or {},
         lineage=lineage or {},
+        int8_sha256=int8_digest,
     )
     data = {"format_version": FORMAT_VERSION, **manifest.to_dict()}
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -156,6 +187,8 @@ def write(  # noqa: PLR0913 - a bundle is these seven things, each named by the 
     try:
         part.chmod(0o755)
         _write_synced(part / _WEIGHTS, weights)
+        if int8_weights is not None:
+            _write_synced(part / _INT8_WEIGHTS, int8_weights)
         _write_synced(part / _LABELS, "".join(f"{label}\n" for label in labels).encode())
         _write_synced(part / _MANIFEST, text.encode())
         _sync_folder(part)
@@ -184,34 +217,47 @@ def _put_in_place(part: Path, folder: Path) -> None:
     _sync_folder(folder.parent)
 
 
-def _read(folder: Path) -> tuple[Manifest, bytes]:
+def _read(folder: Path) -> _Files:
     try:
         data = json.loads((folder / _MANIFEST).read_text("utf-8"))
         labels = tuple((folder / _LABELS).read_text("utf-8").splitlines())
-        weights = (folder / _WEIGHTS).read_bytes()
+        manifest = _manifest(folder, data)
+        weights = _checked(folder, _WEIGHTS, manifest.weights_sha256)
+        int8_weights = (
+            _checked(folder, _INT8_WEIGHTS, manifest.int8_sha256) if manifest.int8_sha256 else None
+        )
     except FileNotFoundError as error:
         raise BundleError(f"{folder}: {Path(error.filename).name} is missing. {_RETRAIN}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder}: cannot be read ({error}). {_RETRAIN}") from error
+    if labels != manifest.labels:
+        raise BundleError(f"{folder}: labels.txt and bundle.json differ. {_RETRAIN}")
+    expected = _version(
+        manifest.weights_sha256,
+        labels,
+        manifest.recipe,
+        manifest.temperature,
+        manifest.int8_sha256,
+    )
+    if manifest.version != expected:
+        raise BundleError(f"{folder}: bundle.json was altered after training. {_RETRAIN}")
+    return _Files(manifest, weights, int8_weights)
+
+
+def _checked(folder: Path, name: str, sha256: str) -> bytes:
+    data = (folder / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(f"{folder}: {name} is not the file that bundle.json names. {_RETRAIN}")
+    return data
+
+
+def _manifest(folder: Path, data: object) -> Manifest:
     if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
         raise BundleError(
             f"{folder}: bundle.json is not of format {FORMAT_VERSION}; update Pigeonhole."
         )
-    manifest = _manifest(folder, data)
-    if hashlib.sha256(weights).hexdigest() != manifest.weights_sha256:
-        raise BundleError(
-            f"{folder}: model.onnx is not the file that bundle.json names. {_RETRAIN}"
-        )
-    if labels != manifest.labels:
-        raise BundleError(f"{folder}: labels.txt and bundle.json differ. {_RETRAIN}")
-    expected = _version(manifest.weights_sha256, labels, manifest.recipe, manifest.temperature)
-    if manifest.version != expected:
-        raise BundleError(f"{folder}: bundle.json was altered after training. {_RETRAIN}")
-    return manifest, weights
-
-
-def _manifest(folder: Path, data: dict[str, Any]) -> Manifest:
     try:
+        int8 = data.get("int8")  # bundles of before have no such key
         manifest = Manifest(
             name=str(data["name"]),
             version=str(data["version"]),
@@ -221,6 +267,7 @@ def _manifest(folder: Path, data: dict[str, Any]) -> Manifest:
             temperature=float(data["temperature"]),
             metrics=dict(data["metrics"]),
             lineage=dict(data["lineage"]),
+            int8_sha256=None if int8 is None else str(int8["sha256"]),
         )
         _check_labels(manifest.labels)
         _check_temperature(manifest.temperature)
@@ -231,8 +278,16 @@ def _manifest(folder: Path, data: dict[str, Any]) -> Manifest:
         raise BundleError(f"{folder}: bundle.json is incomplete ({error!r}). {_RETRAIN}") from error
 
 
-def _version(weights_sha256: str, labels: Sequence[str], recipe: Recipe, temperature: float) -> str:
+def _version(
+    weights_sha256: str,
+    labels: Sequence[str],
+    recipe: Recipe,
+    temperature: float,
+    int8_sha256: str | None,
+) -> str:
     answer = [weights_sha256, list(labels), recipe.to_dict(), temperature]
+    if int8_sha256 is not None:
+        answer.append(int8_sha256)
     return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -253,7 +308,9 @@ def _check_temperature(temperature: float) -> None:
         raise BundleError(f"the temperature of a model is above 0, not {temperature}")
 
 
-def _session(weights: bytes) -> onnxruntime.InferenceSession:
+def _session(weights: bytes, provider: Provider) -> onnxruntime.InferenceSession:
+    if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise SettingsError(_not_here(provider))
     options = onnxruntime.SessionOptions()
     # Each engine worker runs on its own thread: two workers of one thread beat one of two by
     # 13-66 %.
@@ -261,7 +318,17 @@ def _session(weights: bytes) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(weights, options, providers=[_PROVIDERS[provider]])
+    if session.get_providers()[0] != _PROVIDERS[provider]:  # it falls back to the CPU in silence
+        raise SettingsError(_not_here(provider))
+    return session
+
+
+def _not_here(provider: Provider) -> str:
+    return (
+        f"PIGEONHOLE_PROVIDER is {provider}, which the ONNX Runtime of this installation cannot "
+        "use. Install the build of it that can, and the driver (docs/performance.md), or take cpu."
+    )
 
 
 def _write_synced(path: Path, data: bytes) -> None:

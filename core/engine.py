@@ -64,7 +64,7 @@ class Engine:
         max_waiting: int = 256,
         observer: Observer = SILENT,
     ) -> None:
-        self.bundle = bundle
+        self._bundle = bundle
         self._max_pixels = max_pixels
         self._max_waiting = max_waiting
         self._observer = observer
@@ -83,6 +83,20 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that answers images taken from now on."""
+        return self._bundle
+
+    def replace(self, bundle: Bundle) -> None:
+        """Answer with `bundle` from the next image that a worker takes.
+
+        Images that are being worked on finish on the bundle that they began with; those that wait
+        get the new one. Nothing is dropped, and each prediction names the bundle that made it.
+        """
+        with self._changed:
+            self._bundle = bundle
 
     def submit(self, data: bytes) -> Future[Outcome]:
         """Queue one image. Raises `EngineBusyError` when `max_waiting` images wait already."""
@@ -119,15 +133,18 @@ class Engine:
         return [job.future for job in jobs]
 
     def _work(self) -> None:
-        while jobs := self._take():
-            self._answer(jobs)
-            del jobs  # let go of the bytes before the next wait
+        while True:
+            jobs, bundle = self._take()
+            if not jobs:
+                return
+            self._answer(jobs, bundle)
+            del jobs, bundle  # let go of the bytes before the next wait
 
-    def _answer(self, taken: Sequence[_Job]) -> None:
+    def _answer(self, taken: Sequence[_Job], bundle: Bundle) -> None:
         # From here on the caller can no longer cancel.
         jobs = [job for job in taken if job.future.set_running_or_notify_cancel()]
         try:
-            outcomes = self._outcomes(jobs)
+            outcomes = self._outcomes(jobs, bundle)
         except BaseException as error:  # noqa: BLE001 - the caller gets it; this thread lives on
             for job in jobs:
                 job.future.set_exception(error)
@@ -135,40 +152,43 @@ class Engine:
             for job, outcome in zip(jobs, outcomes, strict=True):
                 job.future.set_result(outcome)
 
-    def _take(self) -> list[_Job]:
-        """This worker's fair share of what waits; empty when the engine closes."""
+    def _take(self) -> tuple[list[_Job], Bundle]:
+        """This worker's fair share of what waits, and who answers; empty at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
             share = math.ceil(len(self._jobs) / len(self._threads))
-            return [self._jobs.popleft() for _ in range(min(share, MAX_FORWARD))]
+            taken = [self._jobs.popleft() for _ in range(min(share, MAX_FORWARD))]
+            return taken, self._bundle
 
-    def _outcomes(self, jobs: Sequence[_Job]) -> list[Outcome]:
+    def _outcomes(self, jobs: Sequence[_Job], bundle: Bundle) -> list[Outcome]:
         now = time.monotonic()
         for job in jobs:
             self._observer.stage("queue", now - job.queued_s)
-        prepared = [self._prepare(job.data) for job in jobs]
+        prepared = [self._prepare(job.data, bundle) for job in jobs]
         good = [item for item in prepared if not isinstance(item, Failure)]
-        predictions = iter(self._forward(good))
+        predictions = iter(self._forward(good, bundle))
         return [item if isinstance(item, Failure) else next(predictions) for item in prepared]
 
-    def _prepare(self, data: bytes) -> tuple[Pixels, ImageInfo] | Failure:
+    def _prepare(self, data: bytes, bundle: Bundle) -> tuple[Pixels, ImageInfo] | Failure:
         started = time.perf_counter()
         try:
-            pixels, info = preprocess(data, self.bundle.recipe, self._max_pixels)
+            pixels, info = preprocess(data, bundle.recipe, self._max_pixels)
             return pixels, replace(info, statistics=measure(pixels, info))
         except ImageError as error:
             return Failure(error.code, str(error))
         finally:
             self._observer.stage("decode", time.perf_counter() - started)
 
-    def _forward(self, prepared: Sequence[tuple[Pixels, ImageInfo]]) -> list[Outcome]:
+    def _forward(
+        self, prepared: Sequence[tuple[Pixels, ImageInfo]], bundle: Bundle
+    ) -> list[Outcome]:
         if not prepared:
             return []
         started = time.perf_counter()
-        scores = self.bundle.scores(np.stack([pixels for pixels, _ in prepared]))
+        scores = bundle.scores(np.stack([pixels for pixels, _ in prepared]))
         self._observer.stage("infer", time.perf_counter() - started)
         self._observer.batch(len(prepared))
         return [
-            predict(row, self.bundle.labels, self.bundle.ref, info)
+            predict(row, bundle.labels, bundle.ref, info)
             for row, (_, info) in zip(scores, prepared, strict=True)
         ]

@@ -11,6 +11,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SettingsError
+from core.types import Provider
 
 PREFIX = "PIGEONHOLE_"
 _PASSWORD = re.compile(r"(://[^:/@]*:)[^/]*@")  # of postgresql://user:password@host/name
@@ -46,6 +47,9 @@ class Settings(BaseSettings):
     batch_size: int = Field(32, ge=1, le=1024, description="images claimed and recorded together")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="decode workers"
+    )
+    provider: Provider = Field(
+        "cpu", description="what the model runs on: cpu, cuda or openvino (docs/performance.md)"
     )
     max_body_bytes: ByteSize = Field(
         ByteSize(20 * 1024**2), gt=0, description="largest upload; 20MiB and 5MB are understood"

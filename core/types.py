@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB, 0..255, EXIF orientation applied
 Batch = NDArray[np.uint8]  # (N, S, S, 3); normalisation is inside the model graph
 Scores = NDArray[np.float32]  # (N, C), softmax: each row sums to 1
+
+Provider = Literal["cpu", "cuda", "openvino"]  # what a model runs on, see core/bundle.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def run(
 
 
 def _engine(settings: Settings) -> Engine:
-    bundle = Bundle.load(locate(settings.home))
+    bundle = Bundle.load(locate(settings.home), settings.provider)
     return Engine(bundle, settings.workers, settings.max_pixels)
 
 

@@ -374,7 +374,7 @@ def _model(settings: Settings) -> Finding:
     folder = locate(settings.home)
     started_s = time.monotonic()
     try:
-        bundle = Bundle.load(folder)
+        bundle = Bundle.load(folder, settings.provider)
     except PigeonholeError as error:
         return Finding(
             "model",

@@ -81,6 +81,34 @@ def rgb_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def french_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in other words: a label says which of the two bundles answered."""
+    folder = tmp_path_factory.mktemp("bundles") / "french"
+    bundle.write(
+        folder,
+        name="french",
+        weights=rgb_model,
+        labels=["rouge", "vert", "bleu"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def broken_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole on disk, but its network has one answer less than it has labels."""
+    folder = tmp_path_factory.mktemp("bundles") / "broken"
+    bundle.write(
+        folder,
+        name="broken",
+        weights=rgb_model,
+        labels=["red", "green", "blue", "purple"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def paint() -> Callable[..., bytes]:
     """`paint("red", (W, H), "JPEG", **how_to_save)`: the bytes of an image of one colour."""
 

@@ -50,7 +50,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
         store = Store.open(settings.database_url)
         opened.callback(store.close)
         metrics = Metrics()
-        bundle = Bundle.load(locate(settings.home))
+        bundle = Bundle.load(locate(settings.home), settings.provider)
         metrics.model_loaded(bundle.manifest)
         metrics.watch_disk(settings.home)
         metrics.watch_quality(store.database, settings.audit_share)

@@ -17,7 +17,6 @@ from core.types import Failure, ImageRef, ModelRef
 from storage.store import Finished, Store
 from tests.api.conftest import Server, make_home, serving, start
 
-
 CLIENT = httpx2.Client(limits=httpx2.Limits(max_connections=None))
 
 
@@ -223,7 +222,7 @@ def test_a_listener_does_not_keep_the_server_from_stopping(
             rest = list(stream.lines)  # a stream that is cut off raises
         said = process.communicate(timeout=30)[1]
 
-    assert all(line == "" or line.startswith(":") or line.startswith("retry") for line in rest)
+    assert all(line == "" or line.startswith((":", "retry")) for line in rest)
     assert process.returncode == 0
     assert "timeout graceful shutdown exceeded" not in said
     assert json.loads(said.splitlines()[-1])["event"] == "stopped"

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from core import bundle
 from core.bundle import Bundle
-from core.errors import BundleError
+from core.errors import BundleError, SettingsError
 from core.recipe import Recipe
 
 RECIPE = Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1))
@@ -125,6 +126,82 @@ def test_everything_that_changes_an_answer_changes_the_version(
     assert renamed.version == versions[0]
 
 
+# The quantised weights
+
+
+@pytest.fixture
+def int8_bundle(rgb_model: bytes, tmp_path: Path) -> Path:
+    """Its int8 weights name the darkest channel, so that one sees which weights answer."""
+    weights = broken_model(rgb_model, negated)
+    bundle.write(
+        tmp_path / "int8",
+        name="x",
+        weights=rgb_model,
+        labels=LABELS,
+        recipe=RECIPE,
+        int8_weights=weights,
+    )
+    return tmp_path / "int8"
+
+
+def test_a_cpu_serves_the_int8_weights_and_the_reference_is_fp32(int8_bundle: Path) -> None:
+    image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    image[..., 0] = 20
+
+    served = Bundle.load(int8_bundle).scores(image)
+    reference = Bundle.load(int8_bundle, is_reference=True).scores(image)
+
+    assert (served.argmin(), reference.argmax()) == (0, 0)
+
+
+def test_int8_weights_are_part_of_the_version(int8_bundle: Path, rgb_bundle: Path) -> None:
+    with_int8, without = (bundle.read_manifest(folder) for folder in (int8_bundle, rgb_bundle))
+
+    assert with_int8.version != without.version
+    assert with_int8.weights_sha256 == without.weights_sha256
+    assert with_int8.to_dict()["int8"] == {"sha256": with_int8.int8_sha256}
+    assert without.to_dict()["int8"] is None
+
+
+def test_a_bundle_from_before_int8_keeps_its_version(copy: Path) -> None:
+    before = bundle.read_manifest(copy)
+    data = json.loads((copy / "bundle.json").read_text())
+    del data["int8"]
+    (copy / "bundle.json").write_text(json.dumps(data))
+
+    assert bundle.read_manifest(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda b: (b / "model.int8.onnx").unlink(), "model.int8.onnx is missing"),
+        (lambda b: cut("model.int8.onnx")(b), "model.int8.onnx is not the file"),
+        (lambda b: change(b, int8=None), "was altered after training"),
+        (lambda b: change(b, int8="yes"), "bundle.json is incomplete"),
+    ],
+)
+def test_int8_weights_that_are_not_as_written_are_refused(
+    int8_bundle: Path, damage: Callable[[Path], object], sentence: str
+) -> None:
+    damage(int8_bundle)
+
+    for read in (bundle.read_manifest, Bundle.load):
+        with pytest.raises(BundleError, match=sentence):
+            read(int8_bundle)
+
+
+def test_a_provider_that_is_not_installed_is_a_setting_to_change(rgb_bundle: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+
+    with pytest.raises(SettingsError, match="PIGEONHOLE_PROVIDER is cuda"):
+        Bundle.load(rgb_bundle, "cuda")
+
+
+# Damage
+
+
 def cut(file: str) -> Callable[[Path], object]:
     return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:-9])
 
@@ -188,6 +265,11 @@ def broken_model(rgb_model: bytes, change_graph: Callable[[Any], object]) -> byt
 def only_batches_of_one(graph: Any) -> None:  # noqa: ANN401 - onnx ships no types
     graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def negated(graph: Any) -> None:  # noqa: ANN401 - onnx ships no types
+    graph.node[1].output[0] = "means"
+    graph.node.append(onnx.helper.make_node("Neg", ["means"], ["logits"]))
 
 
 def logarithms(graph: Any) -> None:  # noqa: ANN401 - onnx ships no types

@@ -6,12 +6,15 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
+from core import bundle
 from core.bundle import Bundle, Manifest
 from core.engine import MAX_FORWARD, Engine
 from core.errors import EngineBusyError
+from core.recipe import Recipe
 from core.types import Batch, Failure, Outcome, Prediction, Scores
 
 Paint = Callable[..., bytes]
@@ -82,6 +85,27 @@ def gated(rgb_bundle: Path) -> Iterator[Gated]:
     model.close_gate()
     yield model
     model.gate.set()
+
+
+@pytest.fixture
+def dark(rgb_bundle: Path, tmp_path: Path) -> Bundle:
+    """A second bundle, with another recipe and its labels the other way round."""
+    bundle.write(
+        tmp_path / "dark",
+        name="dark",
+        weights=_of_any_size((rgb_bundle / "model.onnx").read_bytes()),
+        labels=["blue", "green", "red"],
+        recipe=Recipe(size_px=16, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return Bundle.load(tmp_path / "dark")
+
+
+def _of_any_size(weights: bytes) -> bytes:
+    model = onnx.load_from_string(weights)
+    for axis in (1, 2):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "S"
+    changed: bytes = model.SerializeToString()
+    return changed
 
 
 @pytest.fixture
@@ -241,6 +265,41 @@ def test_closing_finishes_what_waits_and_then_accepts_no_more(gated: Gated, pain
         with pytest.raises(RuntimeError, match="closed"):
             send()
     engine.close()  # twice is as good as once
+
+
+def test_a_replaced_bundle_answers_what_waits_and_the_old_one_finishes_what_runs(
+    gated: Gated, dark: Bundle, paint: Paint
+) -> None:
+    with Engine(gated, 1, MAX_PIXELS) as engine:
+        running = occupy(engine, gated, paint("red"))
+        waiting = [engine.submit(paint("red")) for _ in range(MAX_FORWARD + 1)]
+        engine.replace(dark)
+        assert engine.bundle is dark
+        assert not running.done()
+        gated.gate.set()
+
+        for future, who in [(running, gated), *((future, dark) for future in waiting)]:
+            outcome = future.result()
+            assert isinstance(outcome, Prediction)
+            assert outcome.model == who.ref
+            assert (outcome.label == "red") == (who is gated)
+
+
+def test_nothing_is_dropped_or_mixed_while_bundles_are_replaced(
+    model: Bundle, dark: Bundle, paint: Paint
+) -> None:
+    red = paint("red")
+    with Engine(model, 2, MAX_PIXELS) as engine, ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(engine.classify, [red] * 25) for _ in range(8)]
+        for other in islice(cycle((dark, model)), 50):
+            engine.replace(other)
+            engine.submit(red).result()
+        outcomes = [outcome for answer in answers for outcome in answer.result()]
+
+    assert len(outcomes) == 200
+    for outcome in outcomes:
+        assert isinstance(outcome, Prediction)
+        assert (outcome.label == "red") == (outcome.model == model.ref)
 
 
 def test_closing_ends_the_worker_threads(model: Bundle) -> None:
