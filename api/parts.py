@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from api.events import Events
 from core.bundle import Bundle
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -20,6 +21,7 @@ class Parts:
     settings: Settings
     store: Store
     engine: Engine
+    follower: Follower
     metrics: Metrics
     http: HttpMetrics
     events: Events
