@@ -16,9 +16,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api import problems
+from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, health, images, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         with ExitStack() as stack:
             app.state.parts = await run_in_threadpool(_open, settings, stack)
             yield
+            app.state.parts.events.close()
 
     app = _Api(
         title="Pigeonhole",
@@ -73,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, images, model, health, problem_routes, docs):
+    for routes in (predict, results, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -124,5 +126,6 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         follower,
         metrics,
         HttpMetrics(metrics.registry),
+        Events(store.database),
         thumbnailers=CapacityLimiter(settings.workers),
     )

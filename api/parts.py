@@ -6,6 +6,7 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from api.events import Events
 from core.bundle import Bundle
 from core.engine import Engine
 from core.follow import Follower
@@ -24,6 +25,7 @@ class Parts:
     follower: Follower
     metrics: Metrics
     http: HttpMetrics
+    events: Events
     thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
 
     @property
