@@ -15,14 +15,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api import problems
+from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, health, model, predict, results
+from api.routes import docs, events, health, model, predict, results
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -48,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         with ExitStack() as stack:
             app.state.parts = await run_in_threadpool(_open, settings, stack)
             yield
+            app.state.parts.events.close()
 
     app = _Api(
         title="Pigeonhole",
@@ -70,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, model, health, problem_routes, docs):
+    for routes in (predict, results, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -112,4 +115,6 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
-    return Parts(settings, store, engine, metrics, HttpMetrics(metrics.registry))
+    follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
+    http = HttpMetrics(metrics.registry)
+    return Parts(settings, store, engine, follower, metrics, http, Events(store.database))

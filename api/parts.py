@@ -5,8 +5,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.events import Events
 from core.bundle import Bundle
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -19,8 +21,10 @@ class Parts:
     settings: Settings
     store: Store
     engine: Engine
+    follower: Follower
     metrics: Metrics
     http: HttpMetrics
+    events: Events
 
     @property
     def bundle(self) -> Bundle:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 
 import structlog
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.errors import SettingsError
+from core.follow import Follower
 from core.settings import Settings
 from core.types import Stamp
 from monitoring.exporter import Exporter
@@ -25,13 +28,14 @@ from monitoring.metrics import InboxState, Metrics
 from storage.store import Store
 from watcher import waker as wakers
 from watcher.batch import BATCH_BYTES, Tally, Worker
+from watcher.rules import Rules
 from watcher.scan import scan
 from watcher.settle import Settled, Sighting, settle
 from watcher.waker import Waker
 
 log = structlog.get_logger(__name__)
 
-_OURS = ("sorted", "archive", "quarantine", "models")
+_OURS = ("sorted", "archive", "quarantine", "models", "uploads", "thumbnails")
 _STALLED_S = 120.0  # a loop that has not turned for so long is not alive
 _POLL_S = 2.0  # without native events
 _PUT_OFF_S = 1.0  # when somebody else holds a file, or it must wait for its retry
@@ -57,6 +61,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )
+        follower = opened.enter_context(Follower(settings.home, engine, settings.provider, metrics))
         watcher = Watcher(settings, store, engine, metrics)
         opened.callback(watcher.close)
         _stop_on_signals(watcher.stop)
@@ -68,6 +73,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
             metrics,
             live={"loop": watcher.stalled},
             ready=watcher.checks(),
+            notes={"model": follower.complaint},
         )
         opened.enter_context(exporter)
         log.info(
@@ -93,6 +99,18 @@ def prepare_folders(settings: Settings) -> None:
                 "we file would be found again. Choose an inbox outside PIGEONHOLE_HOME, or below "
                 "it with a name of its own."
             )
+    _refuse_database_below(inbox, settings)
+
+
+def _refuse_database_below(inbox: Path, settings: Settings) -> None:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    if Path(url.database).resolve().is_relative_to(inbox):
+        raise SettingsError(
+            f"PIGEONHOLE_DATABASE_URL: {url.database} lies in the inbox, where it would be taken "
+            "for an image. Keep the database elsewhere."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +130,7 @@ class Watcher:
         self._store = store
         self._metrics = metrics
         self._worker = Worker(settings, store, engine, metrics)
+        self._rules = Rules.of(settings)
         self._seen: dict[str, Sighting] = {}
         self._kept: dict[str, Stamp] = dict(store.kept())
         self._stopping = threading.Event()
@@ -171,7 +190,7 @@ class Watcher:
     def inbox_state(self) -> InboxState:
         """A fresh listing, with the first sighting of the oldest file as a Unix time."""
         try:
-            waiting = self._news(scan(self._settings.inbox))
+            waiting = self._news(scan(self._settings.inbox, self._rules))
         except OSError:
             return InboxState(len(self._seen), None)
         seen, now_s = self._seen, time.monotonic()
@@ -210,7 +229,7 @@ class Watcher:
         self._turned_s = started_s = time.monotonic()
         self._revive_waker()
         arrived = self._waker.arrived()
-        present = scan(self._settings.inbox)
+        present = scan(self._settings.inbox, self._rules)
         self._reconcile(present)
         listing = self._news(present)
         settled = self._settle(listing, arrived, woken=woken)

@@ -222,6 +222,12 @@ def test_an_inbox_that_would_hold_our_own_folders_is_refused(home: Path, inbox: 
         prepare_folders(settings)
 
 
+def test_a_database_in_the_inbox_is_refused(home: Path) -> None:
+    settings = Settings(home=home, database_url=f"sqlite:///{home / 'inbox' / 'p.db'}")
+    with pytest.raises(SettingsError, match="PIGEONHOLE_DATABASE_URL"):
+        prepare_folders(settings)
+
+
 def test_health_tells_what_is_wrong(
     settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path
 ) -> None:
