@@ -1,12 +1,14 @@
 """Who may come in, and how they must ask: the API key, and no parameter said twice."""
 
 import secrets
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Security
 from fastapi.security import APIKeyHeader
 
-from api.parts import Given
+from api import session
+from api.parts import Given, Parts
 from api.problems import ProblemError, responses
 
 _header = APIKeyHeader(
@@ -17,15 +19,27 @@ _header = APIKeyHeader(
 )
 
 
-async def _key(given: Annotated[str | None, Security(_header)], parts: Given) -> None:
-    wanted = parts.settings.api_key
-    if not wanted:
-        return
-    # Header values are bytes, which Starlette reads as Latin-1; the key is text.
-    same = secrets.compare_digest(
-        (given or "").encode("latin-1"), wanted.get_secret_value().encode()
-    )
-    if not same:
+def is_admitted(request: Request, parts: Parts, given: str | None = None) -> bool:
+    """Whether the key is right, or the cookie of somebody who had the right key."""
+    if not parts.settings.api_key:
+        return True
+    wanted = parts.settings.api_key.get_secret_value()
+    if given is not None:
+        # Header values are bytes, which Starlette reads as Latin-1; the key is text.
+        return secrets.compare_digest(given.encode("latin-1"), wanted.encode())
+    return session.is_sealed(request.cookies.get(session.COOKIE, ""), wanted, time.time())
+
+
+async def refuse_other_origins(request: Request) -> None:
+    """A browser must not write here for a page of somebody else, signed in or not."""
+    if session.is_foreign(request.method, request.headers):
+        raise ProblemError("cross_origin")
+
+
+async def _key(
+    request: Request, given: Annotated[str | None, Security(_header)], parts: Given
+) -> None:
+    if not is_admitted(request, parts, given):
         raise ProblemError("unauthorized", headers={"WWW-Authenticate": 'ApiKey realm="v1"'})
 
 
@@ -41,6 +55,6 @@ def v1_router(tag: str) -> APIRouter:
     return APIRouter(
         prefix="/v1",
         tags=[tag],
-        dependencies=[Depends(_key), Depends(_said_once)],
+        dependencies=[Depends(refuse_other_origins), Depends(_key), Depends(_said_once)],
         responses=responses("unauthorized", "bad_parameter"),
     )

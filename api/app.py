@@ -19,7 +19,7 @@ from api import problems
 from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, predict, results
+from api.routes import docs, events, health, images, model, pages, predict, results
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -75,8 +75,10 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, images, events, model, health, problem_routes, docs):
+    for routes in (predict, results, images, events, model, health, problem_routes, docs, pages):
         app.include_router(routes.router)
+    app.include_router(pages.inside)
+    app.add_exception_handler(pages.SignInNeededError, pages.to_sign_in)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
 

@@ -33,6 +33,9 @@ CATALOG = {
     "unauthorized": Kind(
         401, "No valid API key", "Send the value of PIGEONHOLE_API_KEY as X-API-Key."
     ),
+    "cross_origin": Kind(
+        403, "Not from another page", "Send it from a page of this server, or from a program."
+    ),
     "not_found": Kind(404, "No such address", "See /docs for the addresses that there are."),
     "result_not_found": Kind(404, "No such result", "Ask GET /v1/results for the ids."),
     "image_not_found": Kind(
