@@ -14,6 +14,7 @@ from core.recipe import Crop, Interpolation
 
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
@@ -89,6 +90,27 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
+class Gate:
+    """What a challenger must meet to take the champion's place; see docs/models.md.
+
+    `confidence`: of the intervals, from `resamples` bootstrap samples. Drops, floors and `max_ece`
+    are shares, 0..1. Latency: the 95th percentile of one image on one thread; memory: the peak of a
+    process that serves the model.
+    """
+
+    seed: Size
+    resamples: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    max_drop: Share
+    max_class_drop: Share
+    min_accuracy: Share
+    min_recall: Share
+    max_ece: Share
+    max_latency_ms: Annotated[float, Field(gt=0)]
+    max_memory_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
 class Params:
     """All of params.yaml."""
 
@@ -96,6 +118,7 @@ class Params:
     preprocess: Preprocess
     train: Train
     export: Export
+    gate: Gate
 
 
 _PARAMS = TypeAdapter(Params)
