@@ -1,7 +1,7 @@
 """Is it alive, is it ready, and if not, why: one report for both processes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Check = Callable[[], str | None]  # None: fine; a sentence: what is wrong and what to do
@@ -12,6 +12,7 @@ class Report:
     """The answer of /livez and /readyz: every check by name, with its complaint or None."""
 
     complaints: dict[str, str | None]
+    details: Mapping[str, str] = field(default_factory=dict)  # worth knowing, and not wrong
 
     @property
     def is_ok(self) -> bool:
@@ -25,15 +26,16 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
-        return {
+        shown = {
             "status": "ok" if self.is_ok else "unavailable",
             "checks": {name: text or "ok" for name, text in self.complaints.items()},
         }
+        return shown | ({"details": dict(self.details)} if self.details else {})
 
 
-def examine(checks: Mapping[str, Check]) -> Report:
+def examine(checks: Mapping[str, Check], details: Mapping[str, str] | None = None) -> Report:
     """Run every check; one that raises is a complaint, not a crash."""
-    return Report({name: _complaint(check) for name, check in checks.items()})
+    return Report({name: _complaint(check) for name, check in checks.items()}, details or {})
 
 
 def _complaint(check: Check) -> str | None:

@@ -63,10 +63,9 @@ def test_a_file_dropped_while_it_runs_becomes_a_row_and_is_sorted(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0(start: Start, home: Path, until: Until, number: int) -> None:
+def test_a_signal_ends_it_with_0(start: Start, tmp_path: Path, until: Until, number: int) -> None:
     process = start()
-    until(lambda: (home / "pigeonhole.db").exists(), "it has started")
-    time.sleep(0.5)
+    until(lambda: "watching" in (tmp_path / "watcher.log").read_text(), "it has started")
     process.send_signal(number)
     assert process.wait(20) == 0
 
