@@ -23,6 +23,7 @@ from api.schemas import Problem, Result, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -112,4 +113,5 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
-    return Parts(settings, store, engine, metrics, HttpMetrics(metrics.registry))
+    follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
+    return Parts(settings, store, engine, follower, metrics, HttpMetrics(metrics.registry))

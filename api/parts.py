@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from core.bundle import Bundle
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -19,6 +20,7 @@ class Parts:
     settings: Settings
     store: Store
     engine: Engine
+    follower: Follower
     metrics: Metrics
     http: HttpMetrics
 

@@ -184,6 +184,9 @@ class Health(Wire):
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = Field(examples=[{"database": "ok", "model": "ok", "disk": "ok"}])
+    notes: dict[str, str] = Field(
+        default_factory=dict, description="what to know of, though it keeps nothing from working"
+    )
 
 
 class ProblemItem(BaseModel):

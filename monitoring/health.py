@@ -9,10 +9,13 @@ Check = Callable[[], str | None]  # None: fine; a sentence: what is wrong and wh
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer of /livez and /readyz: every check by name, with its complaint or None."""
+    """The answer of /livez and /readyz: every check by name, with its complaint or None.
+
+    `notes` should be known, but keep nothing from working.
+    """
 
     complaints: dict[str, str | None]
-    details: Mapping[str, str] = field(default_factory=dict)  # worth knowing, and not wrong
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_ok(self) -> bool:
@@ -26,16 +29,19 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
-        shown = {
+        return {
             "status": "ok" if self.is_ok else "unavailable",
             "checks": {name: text or "ok" for name, text in self.complaints.items()},
-        }
-        return shown | ({"details": dict(self.details)} if self.details else {})
+        } | ({"notes": self.notes} if self.notes else {})
 
 
-def examine(checks: Mapping[str, Check], details: Mapping[str, str] | None = None) -> Report:
-    """Run every check; one that raises is a complaint, not a crash."""
-    return Report({name: _complaint(check) for name, check in checks.items()}, details or {})
+def examine(checks: Mapping[str, Check], notes: Mapping[str, Check] | None = None) -> Report:
+    """Run every check; one that raises is a complaint, not a crash. Notes never make it unready."""
+    found = {name: _complaint(check) for name, check in (notes or {}).items()}
+    return Report(
+        {name: _complaint(check) for name, check in checks.items()},
+        {name: text for name, text in found.items() if text},
+    )
 
 
 def _complaint(check: Check) -> str | None:

@@ -150,6 +150,10 @@ class Metrics:
         self._seen.clear()  # another recipe may see the same images otherwise
         self._infos.show("model", _model_families(manifest))
 
+    def model_refused(self) -> None:
+        """A bundle was promoted that does not load; the one before goes on answering."""
+        self._reloads.labels("failure").inc()
+
     def watcher_mode(self, mode: str) -> None:
         """How the watcher learns of files: `native` or `polling`."""
         meaning = "How the watcher learns of files"

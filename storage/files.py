@@ -115,15 +115,24 @@ def reason_path(target: Path) -> Path:
     return target.with_name(os.fsdecode(name) + REASON_SUFFIX)
 
 
-def remove(source: Path, stamp: Stamp) -> bool:
-    """Take the file out of the inbox if it is still ours; returns whether it is gone."""
+def remove(source: Path, stamp: Stamp, done_suffix: str = "") -> bool:
+    """Take the file out of the inbox if it is still ours; returns whether it is gone.
+
+    Its done-file goes first: one that stayed behind would vouch for the next file of this name.
+    """
     try:
         if stamp_of(source.lstat()) != stamp:
             return False
+        if done_suffix:
+            _done_file(source, done_suffix).unlink(missing_ok=True)
         source.unlink()
     except _GONE:
         return True
     return True
+
+
+def _done_file(source: Path, suffix: str) -> Path:
+    return source.with_name(source.name + suffix)
 
 
 def sync_folders(folders: Iterable[Path]) -> None:

@@ -1,7 +1,6 @@
 """One batch: claim, read once, classify, commit, put away. It may be stopped after any step."""
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import structlog
 
 from core.engine import Engine
+from core.names import written
 from core.settings import Settings
 from core.types import Delivery, Failure, ImageRef, Outcome, Stamp
 from monitoring.metrics import Metrics
@@ -152,7 +152,7 @@ class Worker:
         except OSError as error:
             self._postpone(delivery, error)
             return None
-        name = _text(PurePath(delivery.path).name)
+        name = written(PurePath(delivery.path).name)
         return _Image(
             delivery, ImageRef(digest, name, delivery.stamp.size_bytes), content, started_s
         )
@@ -293,7 +293,7 @@ class Worker:
     def _take_out(self, taken: Sequence[Delivery]) -> None:
         sources = [self._settings.inbox / delivery.path for delivery in taken]
         for source, delivery in zip(sources, taken, strict=True):
-            files.remove(source, delivery.stamp)
+            files.remove(source, delivery.stamp, self._settings.done_suffix)
         files.sync_folders(source.parent for source in sources)
 
     def _leave_for_later(self, filing: Filing, error: OSError) -> None:
@@ -313,7 +313,7 @@ class Worker:
         if target is None:
             return None
         home = self._settings.home
-        return _text(str(target.relative_to(home) if target.is_relative_to(home) else target))
+        return written(str(target.relative_to(home) if target.is_relative_to(home) else target))
 
     def _is_the_same(self, filing: Filing) -> bool:
         """Whether the inbox holds what the row speaks of: a stamp can be imitated, not a hash."""
@@ -348,7 +348,7 @@ def _reason(delivery: Delivery, result: Result) -> dict[str, Any]:
     return {
         "code": result.error.code if result.error else None,
         "detail": result.error.detail if result.error else None,
-        "file": _text(delivery.path),
+        "file": written(delivery.path),
         "id": result.id,
         "sha256": result.sha256,
         "bytes": result.size_bytes,
@@ -357,11 +357,6 @@ def _reason(delivery: Delivery, result: Result) -> dict[str, Any]:
         "quarantined_at": result.classified_at.isoformat(),
         "model": {"name": result.model.name, "version": result.model.version},
     }
-
-
-def _text(path: str) -> str:
-    """A path as text: bytes that are not UTF-8 are written out as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _now() -> datetime:

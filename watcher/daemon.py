@@ -12,17 +12,21 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.errors import SettingsError, StoreError
+from core.follow import Follower
 from core.settings import Settings
 from core.types import Stamp
 from monitoring.exporter import Exporter
 from monitoring.health import Check
 from monitoring.metrics import InboxState, Metrics
+from storage.inbox import scan
 from storage.pause import paused_since
+from storage.rules import Rules
 from storage.store import Store
 from watcher import faults
 from watcher.batch import BATCH_BYTES, Tally, Worker
@@ -30,12 +34,11 @@ from watcher.faults import PausedError
 from watcher.gate import Gate
 from watcher.heartbeat import Heartbeat
 from watcher.lookout import Lookout
-from watcher.scan import scan
 from watcher.settle import Settled, Sighting, settle
 
 log = structlog.get_logger(__name__)
 
-_OURS = ("sorted", "archive", "quarantine", "models")
+_OURS = ("sorted", "archive", "quarantine", "models", "uploads", "thumbnails")
 _STALLED_S = 120.0  # a loop that has not turned for so long is not alive
 _POLL_S = 2.0  # without native events
 _PUT_OFF_S = 1.0  # when somebody else holds a file, or it must wait for its retry
@@ -63,6 +66,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )
+        follower = opened.enter_context(Follower(settings.home, engine, settings.provider, metrics))
         watcher = Watcher(settings, store, engine, metrics)
         opened.callback(watcher.close)
         _stop_on_signals(watcher.stop)
@@ -74,7 +78,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
             metrics,
             live={"loop": watcher.stalled},
             ready=watcher.checks(),
-            details=watcher.details,
+            notes={"model": follower.complaint, "events": watcher.deafness},
         )
         opened.enter_context(exporter)
         log.info(
@@ -100,6 +104,18 @@ def prepare_folders(settings: Settings) -> None:
                 "we file would be found again. Choose an inbox outside PIGEONHOLE_HOME, or below "
                 "it with a name of its own."
             )
+    _refuse_database_below(inbox, settings)
+
+
+def _refuse_database_below(inbox: Path, settings: Settings) -> None:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    if Path(url.database).resolve().is_relative_to(inbox):
+        raise SettingsError(
+            f"PIGEONHOLE_DATABASE_URL: {url.database} lies in the inbox, where it would be taken "
+            "for an image. Keep the database elsewhere."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,7 @@ class Watcher:
         self._heartbeat = Heartbeat(settings.inbox, settings.heartbeat_s, metrics)
         self._worker = Worker(settings, store, engine, metrics, self._heartbeat)
         self._gate = Gate(settings, _disks(settings, store), metrics)
+        self._rules = Rules.of(settings)
         self._seen: dict[str, Sighting] = {}
         self._kept: dict[str, Stamp] = dict(store.kept())
         self._stopping = threading.Event()
@@ -179,7 +196,7 @@ class Watcher:
     def inbox_state(self) -> InboxState:
         """A fresh listing, with the first sighting of the oldest file as a Unix time."""
         try:
-            waiting = self._news(scan(self._settings.inbox))
+            waiting = self._news(scan(self._settings.inbox, self._rules))
         except OSError:
             return InboxState(len(self._seen), None)
         seen, now_s = self._seen, time.monotonic()
@@ -203,9 +220,9 @@ class Watcher:
             "database": self._store.ping,
         }
 
-    def details(self) -> Mapping[str, str]:
-        """What /readyz tells besides: nothing of it is wrong."""
-        return {"events": self._lookout.detail}
+    def deafness(self) -> str | None:
+        """Why the inbox is looked at every few seconds, if it is; a note of /readyz."""
+        return self._lookout.deafness()
 
     def _inbox_complaint(self) -> str | None:
         if not self._settings.inbox.is_dir():
@@ -259,7 +276,7 @@ class Watcher:
         self._gate.check()
         self._gate.check_inbox()
         arrived = self._lookout.arrived()
-        present = scan(self._settings.inbox)
+        present = scan(self._settings.inbox, self._rules)
         self._metrics.scanned(time.time())
         self._reconcile(present)
         listing = self._news(present) | self._heartbeat.look()
@@ -281,6 +298,7 @@ class Watcher:
         """At the start and now and then: finish what the dead have left, forget what is gone."""
         if time.monotonic() - self._reconciled_s < self._settings.reconcile_s:
             return
+        self._heartbeat.clear_leftovers()
         self._worker.recover(after_fault=self._broke_off)
         self._broke_off = False
         if self._store.drop_absent(present.items(), datetime.now(UTC)):

@@ -79,6 +79,10 @@ class Heartbeat:
         """No picture may wait in the inbox while nothing is taken from it."""
         self._file.unlink(missing_ok=True)
 
+    def clear_leftovers(self) -> None:
+        """Remove what killed processes have left of theirs."""
+        reserved.clear_leftovers(self._file.parent)
+
     def _complain(self, complaint: str | None) -> None:
         if complaint and complaint != self._complaint:
             log.warning("the heartbeat does not get through", reason=complaint)

@@ -27,11 +27,10 @@ class Lookout:
         """How files are found now."""
         return self._waker.mode
 
-    @property
-    def detail(self) -> str:
-        """The mode, and why it is polling if it is."""
-        mode, complaint = self._waker.mode, self._waker.complaint
-        return f"{mode}: {complaint}" if complaint else mode
+    def deafness(self) -> str | None:
+        """Why we poll, if we do."""
+        complaint = self._waker.complaint
+        return f"looking every few seconds: {complaint}" if complaint else None
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until something moved (True) or the time is over (False)."""

@@ -6,12 +6,13 @@ exception is a process's own heartbeat. What a killed process left is cleared aw
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from watcher import owner
 
 PREFIX = ".pigeonhole-"
-_ABANDONED_S = 3600.0  # of a host that we cannot ask, by the clock of the inbox's own file system
+_ABANDONED_S = 24 * 3600.0  # of a host that we cannot ask, such as a container that is gone
 
 
 def name(purpose: str, suffix: str = "") -> str:
@@ -29,32 +30,26 @@ def is_heartbeat(path: str) -> bool:
     return path.rpartition("/")[2] == name("heartbeat", ".png")
 
 
-def clear_leftovers(inbox: Path, now_s: float) -> int:
-    """Remove what dead processes have left; returns how many. `now_s` is the inbox's own time."""
-    cleared = 0
+def clear_leftovers(inbox: Path) -> int:
+    """Remove what dead processes have left; returns how many."""
     with os.scandir(inbox) as entries:
-        left = [entry for entry in entries if is_ours(entry.name) and _is_left(entry, now_s)]
-    for entry in left:
+        left = [entry.path for entry in entries if is_ours(entry.name) and _is_left(entry)]
+    for path in left:
         with contextlib.suppress(OSError):  # another watcher was faster, or we may not
-            Path(entry.path).unlink()
-            cleared += 1
-    return cleared
+            Path(path).unlink()
+    return len(left)
 
 
-def _is_left(entry: os.DirEntry[str], now_s: float) -> bool:
+def _is_left(entry: os.DirEntry[str]) -> bool:
     _, comma, rest = entry.name.partition(",")
     if not comma:
-        return False  # of another program of ours, which cleans up after itself
-    writer = _writer(rest)
-    if owner.is_dead(writer):
-        return True
+        return False  # of `pigeonhole doctor`, which cleans up after itself
+    writer = rest.removesuffix(".part").removesuffix(".png").replace(",", "|")
+    return owner.is_dead(writer) or (owner.is_foreign(writer) and _age_s(entry) > _ABANDONED_S)
+
+
+def _age_s(entry: os.DirEntry[str]) -> float:
     try:
-        age_s = now_s - entry.stat(follow_symlinks=False).st_mtime
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime
     except OSError:
-        return False
-    return writer.split("|")[0] != owner.this_process().split("|")[0] and age_s > _ABANDONED_S
-
-
-def _writer(rest: str) -> str:
-    """The owner that a name speaks of."""
-    return rest.removesuffix(".part").removesuffix(".png").replace(",", "|")
+        return 0.0

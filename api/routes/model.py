@@ -23,8 +23,9 @@ async def get_model(parts: Given) -> dict[str, Any]:
 )
 async def get_labels(parts: Given) -> dict[str, Any]:
     """The labels that the model knows."""
-    ref = parts.bundle.ref
+    bundle = parts.bundle  # once: it may change over at any moment
+    ref = bundle.ref
     return {
-        "labels": list(parts.bundle.labels),
+        "labels": list(bundle.labels),
         "model": {"name": ref.name, "version": ref.version},
     }
