@@ -42,8 +42,24 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="asked for as X-API-Key on every read and write of data"
     )
+    ignore: str = Field(
+        "",
+        description="more file names to ignore, as patterns with commas between: *.bak, raw/*",
+    )
+    done_suffix: str = Field(
+        "", description="take FILE only when FILE and this suffix is there too, such as .done"
+    )
     settle_s: float = Field(1.0, ge=0, description="how long size and mtime must stand still")
     reconcile_s: float = Field(15.0, gt=0, description="time between full scans of the inbox")
+    order: Literal["oldest", "newest"] = Field(
+        "oldest", description="which waiting files go first, by their time: oldest or newest"
+    )
+    heartbeat_s: float = Field(
+        30.0, ge=0, description="time between test pictures through the inbox; 0: none"
+    )
+    min_free_bytes: ByteSize = Field(
+        ByteSize(100 * 1024**2), ge=0, description="with less room on a disk of ours, work pauses"
+    )
     batch_size: int = Field(32, ge=1, le=1024, description="images claimed and recorded together")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="decode workers"
@@ -60,6 +76,13 @@ class Settings(BaseSettings):
         0.01, ge=0, le=1, description="share of results, drawn at random, that people should review"
     )
     log_format: Literal["console", "json"] = Field("console", description="console or json")
+
+    @field_validator("done_suffix")
+    @classmethod
+    def _suffix_of_a_name(cls, suffix: str) -> str:
+        if "/" in suffix or suffix != suffix.strip():
+            raise ValueError(f"{suffix!r} is no end of a file name; write .done")
+        return suffix
 
     @field_validator("home")
     @classmethod
@@ -102,6 +125,11 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join([*lines, "See docs/settings.md."])) from None
         except OSError as error:
             raise SettingsError(f"{PREFIX}API_KEY_FILE: {error}") from None
+
+    @property
+    def ignore_patterns(self) -> tuple[str, ...]:
+        """The patterns of `ignore`, one by one."""
+        return tuple(filter(None, (pattern.strip() for pattern in self.ignore.split(","))))
 
     @property
     def is_loopback(self) -> bool:

@@ -102,7 +102,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """The bytes of one image: their hash, the name they came under, and their number."""
+    """The bytes of one image: their hash, the name they came under, and their number.
+
+    `filename` is text; what the file system knows it by is `core.names.original(filename)`.
+    """
 
     sha256: str
     filename: str

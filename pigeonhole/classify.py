@@ -15,16 +15,17 @@ from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.ids import uuid7
 from core.image import FORMATS
+from core.names import written
 from core.settings import Settings
 from core.types import Failure, ImageRef, ModelRef, Outcome
 from pigeonhole import output
-from pigeonhole.escape import as_text, printable
+from pigeonhole.escape import printable
 from pigeonhole.talk import counted, say
 from pigeonhole.terminal import Bar
 from storage.export import PIECE_BYTES
 from storage.results import Result, ResultError
+from storage.rules import is_ignored
 from storage.store import Finished, Store
-from watcher.scan import is_ignored
 
 BATCH_BYTES = 64 * 1024**2  # in memory at once, unless a single file is larger
 _BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image
@@ -210,7 +211,7 @@ class Work:
                 digest = sha256.hexdigest()
         except OSError as error:
             content = Failure(_UNREADABLE, f"{error.strerror}. Check the file and its permissions.")
-        ref = ImageRef(digest, as_text(path.name), size_bytes)
+        ref = ImageRef(digest, written(path.name), size_bytes)
         return _Read(path, ref, content, received_at, started_s)
 
     def _classify(self, batch: Sequence[_Read]) -> list[Result]:
@@ -222,7 +223,7 @@ class Work:
             for image, outcome in zip(batch, outcomes, strict=True)
         ]
         results = self._record(finished, now)
-        paths = (as_text(str(image.path.absolute())) for image in batch)
+        paths = (written(str(image.path.absolute())) for image in batch)
         return [replace(result, path=path) for result, path in zip(results, paths, strict=True)]
 
     def _outcomes(self, batch: Sequence[_Read]) -> list[Outcome]:

@@ -10,17 +10,18 @@ from typing import Any
 
 from core.bundle import Manifest, locate, read_manifest
 from core.errors import BundleError
+from core.names import written
 from core.settings import Settings
 from core.types import Stamp
 from pigeonhole import addresses
 from pigeonhole.addresses import Answer
-from pigeonhole.escape import as_text
 from pigeonhole.results import missing_database
 from pigeonhole.talk import counted
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
+from storage.inbox import scan
 from storage.results import Result, ResultFilter
+from storage.rules import Rules
 from storage.store import Store, Waiting
-from watcher.scan import scan
 
 _ERRORS_SHOWN = 5
 _WAITING_SHOWN = 20
@@ -77,7 +78,7 @@ def _look(settings: Settings, now: datetime) -> State:
             kept = set(store.kept())
     urls = {"watcher": addresses.watcher(settings), "api": addresses.api(settings)}
     return State(
-        inbox=_inbox(settings.inbox, kept),
+        inbox=_inbox(settings.inbox, Rules.of(settings), kept),
         records=records,
         model=_model(settings.home),
         processes={name: (url, addresses.ask(url)) for name, url in urls.items()},
@@ -96,9 +97,9 @@ def _records(store: Store, now: datetime) -> Records:
     )
 
 
-def _inbox(path: Path, kept: set[tuple[str, Stamp]]) -> Inbox:
+def _inbox(path: Path, rules: Rules, kept: set[tuple[str, Stamp]]) -> Inbox:
     try:
-        files = [name for name, stamp in scan(path).items() if (name, stamp) not in kept]
+        files = [name for name, stamp in scan(path, rules).items() if (name, stamp) not in kept]
     except FileNotFoundError:
         return Inbox(path, 0, None, "not there yet: the watcher makes it when it starts")
     except OSError as error:
@@ -126,7 +127,7 @@ def _to_dict(state: State) -> dict[str, Any]:
     model, records = state.model, state.records
     return {
         "inbox": {
-            "path": as_text(str(state.inbox.path)),
+            "path": written(str(state.inbox.path)),
             "files": state.inbox.files,
             "oldest_at": _iso(state.inbox.oldest_at),
             "error": state.inbox.complaint,
@@ -153,7 +154,7 @@ def _to_dict(state: State) -> dict[str, Any]:
         },
         "waiting": [
             {
-                "path": as_text(item.path),
+                "path": written(item.path),
                 "state": item.state,
                 "attempts": item.attempts,
                 "until": _iso(item.until),
