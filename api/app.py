@@ -5,6 +5,7 @@ from contextlib import ExitStack, asynccontextmanager, closing
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
@@ -15,11 +16,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api import problems
+from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, health, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results
 from api.routes import problems as problem_routes
-from api.schemas import Problem, Result, Upload
+from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
@@ -27,6 +29,7 @@ from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from monitoring.webhooks import telling
+from storage import uploads
 from storage.store import Store
 
 _DESCRIPTION = """\
@@ -50,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         with ExitStack() as stack:
             app.state.parts = await run_in_threadpool(_open, settings, stack)
             yield
+            app.state.parts.events.close()
 
     app = _Api(
         title="Pigeonhole",
@@ -72,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, model, health, problem_routes, docs):
+    for routes in (predict, results, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -85,7 +89,7 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result)
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review)
         return document
 
 
@@ -117,4 +121,14 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
     follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
-    return Parts(settings, store, engine, follower, metrics, HttpMetrics(metrics.registry))
+    uploads.settle_stale(store.database, settings.home)
+    return Parts(
+        settings,
+        store,
+        engine,
+        follower,
+        metrics,
+        HttpMetrics(metrics.registry),
+        Events(store.database),
+        thumbnailers=CapacityLimiter(settings.workers),
+    )

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from api.events import Events
 from core.bundle import Bundle
 from core.engine import Engine
 from core.follow import Follower
@@ -23,6 +25,8 @@ class Parts:
     follower: Follower
     metrics: Metrics
     http: HttpMetrics
+    events: Events
+    thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
 
     @property
     def bundle(self) -> Bundle:

@@ -70,13 +70,17 @@ _IDENTITY = (
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One image with its outcome, ready to be recorded. `delivery` is None for uploads."""
+    """One image with its outcome, ready to be recorded. `delivery` is None for uploads.
+
+    `path`: where the file is kept already, relative to PIGEONHOLE_HOME.
+    """
 
     image: ImageRef
     outcome: Outcome
     received_at: datetime
     latency_ms: float
     delivery: Delivery | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,21 @@ class Store:
                     .where(_held(chunk))
                     .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
                 )
+
+    def release_all(self, owner: str) -> None:
+        """Give back everything that this owner holds, as `release` does; it does nothing now."""
+        mine = deliveries.c.owner == owner
+        with self.database.write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(mine, deliveries.c.state == "claimed", deliveries.c.lease_until > _LONG_AGO)
+                .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
+            )
+            connection.execute(
+                update(deliveries)
+                .where(mine, deliveries.c.state == "classified")
+                .values(lease_until=_LONG_AGO)
+            )
 
     def forget(self, gone: Iterable[Delivery]) -> None:
         """Drop claims on files that vanished or changed; what is there now is a new delivery."""
@@ -503,6 +522,7 @@ def _result_row(
         "width_px": prediction.image.width_px if prediction else None,
         "height_px": prediction.image.height_px if prediction else None,
         "format": prediction.image.format if prediction else None,
+        "path": item.path,
         "model_name": model.name,
         "model_version": model.version,
         "received_at": item.received_at,

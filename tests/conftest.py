@@ -2,15 +2,21 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import onnx
 import pytest
 from PIL import Image
+from sqlalchemy import text
 
 from core import bundle
 from core.recipe import Recipe
+from storage.database import Database
+from storage.schema import metadata
+from storage.store import Store
+from tests import postgresql
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -124,3 +130,28 @@ def paint() -> Callable[..., bytes]:
         return file.getvalue()
 
     return paint
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """A real server on loopback, for all tests of this run."""
+    with postgresql.running() as server:
+        if server is None:
+            pytest.skip("NOT TESTED: PostgreSQL; install Debian's package `postgresql`")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _migrated_in_postgresql(postgresql_server: postgresql.Server) -> str:
+    url = postgresql_server.create("for_each_test")
+    Store.open(url).close()
+    return url
+
+
+@pytest.fixture
+def empty_in_postgresql(_migrated_in_postgresql: str) -> str:
+    """The URL of a migrated database without rows, on a real server."""
+    with closing(Database(_migrated_in_postgresql)) as database, database.write() as connection:
+        tables = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
+    return _migrated_in_postgresql
