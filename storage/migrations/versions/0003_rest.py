@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -65,7 +65,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_results_to_review",
         "results",
-        ["confidence"],
+        ["needs_review", "confidence"],
         sqlite_where=sa.text("needs_review = 1"),
         postgresql_where=sa.text("needs_review"),
     )
