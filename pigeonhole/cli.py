@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models that can serve.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
+webhooks = typer.Typer(help="The webhook.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(webhooks, name="webhooks")
 
 Shown = Literal["table", "json", "jsonl", "csv", "parquet"]
 
@@ -238,6 +240,22 @@ def demo(
     from pigeonhole import demo
 
     return demo.run(once=once)
+
+
+@webhooks.command()
+def test() -> int:
+    """Send the webhook a test message and say what it answers."""
+    from pigeonhole import webhooks
+
+    return webhooks.test()
+
+
+@webhooks.command()
+def retry() -> int:
+    """Tell the webhook again of what was given up."""
+    from pigeonhole import webhooks
+
+    return webhooks.retry()
 
 
 @models.command("list")
