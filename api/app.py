@@ -28,6 +28,7 @@ from core.engine import Engine
 from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
+from monitoring.webhooks import telling
 from storage import uploads
 from storage.store import Store
 
@@ -107,13 +108,15 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = stack.enter_context(closing(Store.open(settings.database_url)))
+    store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
+    stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)
     metrics.watch_quality(store.database, settings.audit_share)
     metrics.expect_errors(code for code, kind in problems.CATALOG.items() if kind.status >= 500)
+    stack.enter_context(telling(settings, store.database, metrics))
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )

@@ -36,6 +36,7 @@ from core.statistics import Reference
 from core.types import Failure, InputStatistics, Outcome
 from monitoring import quality
 from storage.database import Database
+from storage.outbox import Backlog
 
 log = structlog.get_logger(__name__)
 # Else a second series beside each counter, which nobody asks for.
@@ -279,6 +280,50 @@ class HttpMetrics:
         self.sent = Counter(
             "pigeonhole_http_response_bytes", "Bytes of response bodies", registry=registry
         )
+
+
+class WebhookMetrics:
+    """What the deliverer of a webhook adds; the outbox is asked at every scrape."""
+
+    def __init__(self, registry: CollectorRegistry, ask: Callable[[], Backlog]) -> None:
+        self._deliveries = Counter(
+            "pigeonhole_webhook_deliveries",
+            "Attempts to tell the webhook of a result",
+            ("result",),
+            registry=registry,
+        )
+        for result in ("delivered", "failed", "given_up"):
+            self._deliveries.labels(result)
+        registry.register(_Outbox(ask))
+
+    def told(self, result: str, events: int) -> None:
+        """`delivered`, `failed` (it will be tried again) or `given_up`."""
+        self._deliveries.labels(result).inc(events)
+
+
+class _Outbox(Collector):
+    def __init__(self, ask: Callable[[], Backlog]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[Metric]:
+        events = GaugeMetricFamily(
+            "pigeonhole_webhook_events", "Results that the webhook does not know", labels=["state"]
+        )
+        oldest = GaugeMetricFamily(
+            "pigeonhole_webhook_oldest_event_timestamp_seconds",
+            "When the oldest of those that wait was recorded",
+        )
+        try:
+            backlog = self._ask()
+        except Exception as error:  # noqa: BLE001 - other metrics must not go with it
+            log.warning("no answer about the outbox", reason=str(error))
+        else:
+            events.add_metric(["waiting"], backlog.waiting)
+            events.add_metric(["given_up"], backlog.given_up)
+            if backlog.oldest_at is not None:
+                oldest.add_metric([], backlog.oldest_at.timestamp())
+        yield events
+        yield oldest
 
 
 class _BoundedLabels:

@@ -17,6 +17,7 @@ from pigeonhole.results import missing_database
 from pigeonhole.talk import counted
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
 from storage.limbo import Summary, explain
+from storage.outbox import Backlog, Outbox
 from storage.pause import paused_since
 from storage.results import Result, ResultFilter
 from storage.store import Store
@@ -56,6 +57,7 @@ class State:
     records: Records | None
     model: Manifest | str  # the model, or what is wrong with it
     processes: dict[str, tuple[str, Answer]]
+    webhook: Backlog | None  # None where none is set
 
 
 def run(*, as_json: bool) -> int:
@@ -69,9 +71,10 @@ def run(*, as_json: bool) -> int:
 
 
 def _look(settings: Settings, now: datetime) -> State:
-    records = None
+    records, webhook = None, None
     if missing_database(settings) is None:
         with closing(Store.open(settings.database_url)) as store:
+            webhook = Outbox(store.database).backlog() if settings.webhook_url else None
             records = _records(store, now)
             inbox = _inbox(settings, store, now)
     else:
@@ -82,6 +85,7 @@ def _look(settings: Settings, now: datetime) -> State:
         records=records,
         model=_model(settings.home),
         processes={name: (url, addresses.ask(url)) for name, url in urls.items()},
+        webhook=webhook,
     )
 
 
@@ -147,6 +151,13 @@ def _to_dict(state: State) -> dict[str, Any]:
             "last_hour": records.last_hour,
         },
         "watchers": [_watcher(report) for report in (records.watchers if records else ())],
+        "webhook": state.webhook
+        and {
+            "waiting": state.webhook.waiting,
+            "given_up": state.webhook.given_up,
+            "oldest_at": _iso(state.webhook.oldest_at),
+            "error": state.webhook.error,
+        },
         "waiting": [
             {
                 "path": written(item.path),
@@ -203,6 +214,7 @@ def _lines(state: State) -> list[tuple[str, str]]:
             else f"{model.name} {model.version}, {len(model.labels)} labels",
         ),
         ("results", _records_line(state.records)),
+        *([("webhook", _webhook_line(state.webhook))] if state.webhook else []),
     ]
 
 
@@ -244,6 +256,17 @@ def _records_line(records: Records | None) -> str:
         f"{records.classified} classified, {records.quarantined} quarantined; "
         f"{records.last_minute} in the last minute, {records.last_hour} in the last hour"
     )
+
+
+def _webhook_line(backlog: Backlog) -> str:
+    text = f"{counted(backlog.waiting, 'result')} to be told"
+    if backlog.oldest_at:
+        text += f", the oldest for {_age(backlog.oldest_at)}"
+    if backlog.error:
+        text += f"; the receiver: {backlog.error}"
+    if backlog.given_up:
+        text += f"; {backlog.given_up} given up, `pigeonhole webhooks retry` tells them again"
+    return text
 
 
 def _print_waiting(found: Summary) -> None:

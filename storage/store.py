@@ -38,6 +38,7 @@ from core.types import (
     Prediction,
     Stamp,
 )
+from storage import outbox
 from storage.audit import is_audited
 from storage.database import Database
 from storage.migrations import migrate
@@ -104,17 +105,21 @@ class Waiting:
 
 
 class Store:
-    """The database of one Pigeonhole; `open` migrates it."""
+    """The database of one Pigeonhole; `open` migrates it.
 
-    def __init__(self, database: Database) -> None:
+    With `with_outbox`, every new result is also noted for the webhook (see `storage.outbox`).
+    """
+
+    def __init__(self, database: Database, *, with_outbox: bool = False) -> None:
         self.database = database
+        self._with_outbox = with_outbox
 
     @classmethod
-    def open(cls, url: str) -> "Store":
+    def open(cls, url: str, *, with_outbox: bool = False) -> "Store":
         """Connect and migrate; raises `StoreError`."""
         database = Database(url)
         migrate(database)
-        return cls(database)
+        return cls(database, with_outbox=with_outbox)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -346,6 +351,8 @@ class Store:
             if new:
                 _name_originals(connection, new)
                 connection.execute(insert(results), new)
+                if self._with_outbox:
+                    outbox.add(connection, [row["id"] for row in new], now)
             written = _by_id(connection, [row["id"] for row in new])
         return [written[row["id"]] if row else None for row in rows]
 

@@ -24,6 +24,7 @@ from core.types import Stamp
 from monitoring.exporter import Exporter
 from monitoring.health import Check
 from monitoring.metrics import InboxState, Metrics
+from monitoring.webhooks import telling
 from storage.inbox import Backlog, Walk, backlog
 from storage.pause import paused_since
 from storage.rules import Rules
@@ -58,13 +59,14 @@ def run(settings: Settings, *, once: bool = False) -> int:
     """
     prepare_folders(settings)
     with ExitStack() as opened:
-        store = Store.open(settings.database_url)
+        store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
         opened.callback(store.close)
         metrics = Metrics()
         bundle = Bundle.load(locate(settings.home), settings.provider)
         metrics.model_loaded(bundle.manifest)
         metrics.watch_disk(settings.home)
         metrics.watch_quality(store.database, settings.audit_share)
+        opened.enter_context(telling(settings, store.database, metrics, until_told=once))
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )
