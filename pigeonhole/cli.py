@@ -183,7 +183,7 @@ def status(as_json: Json = False) -> int:
 
 @app.command()
 def pause() -> int:
-    """Take no more files from the inbox, also after a restart, until `resume`."""
+    """Take no more files from the inbox until `resume`."""
     from pigeonhole import pause
 
     return pause.pause()
