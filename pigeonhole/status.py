@@ -229,11 +229,10 @@ def _inbox_line(inbox: Inbox) -> str:
 
 
 def _watcher_line(report: Report) -> str:
-    text = report.pause or "working"
-    text += f" on {report.host}, " + (report.deafness or "told of files by events")
+    text = f"on {report.host}, " + (report.deafness or "told of files by events")
     if report.heartbeat_at:
         text += f", heartbeat {_age(report.heartbeat_at)} ago"
-    return text
+    return f"{text}; {report.pause or 'working'}"
 
 
 def _age(moment: datetime) -> timedelta:
