@@ -195,6 +195,38 @@ def status(as_json: Json = False) -> int:
 
 
 @app.command()
+def pause() -> int:
+    """Take no more files from the inbox until `resume`."""
+    from pigeonhole import pause
+
+    return pause.pause()
+
+
+@app.command()
+def resume() -> int:
+    """Go on after `pause`."""
+    from pigeonhole import pause
+
+    return pause.resume()
+
+
+@app.command("retry")
+def retry_files(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="As `status` or a row names it."),
+    ] = None,
+    take_all: Annotated[bool, typer.Option("--all", help="Everything in quarantine.")] = False,
+) -> int:
+    """Put quarantined files back into the inbox."""
+    from pigeonhole import retry
+
+    if bool(files) == take_all:
+        raise typer.BadParameter("Name the files, or say --all.")
+    return retry.run(files or [], take_all=take_all)
+
+
+@app.command()
 def config(as_json: Json = False) -> int:
     """Show every setting, its value and where it came from."""
     from pigeonhole import config
