@@ -42,7 +42,7 @@ class Unzip:
     max_ratio: Count
     valid_share: Share
     test_share: Share
-    seed: Size
+    split_seed: Size
     near_duplicate_levels: Annotated[float, Field(ge=0)]
     workers: Size
 
