@@ -5,6 +5,7 @@ from contextlib import ExitStack, asynccontextmanager, closing
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
@@ -18,15 +19,17 @@ from api import problems
 from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results
 from api.routes import problems as problem_routes
-from api.schemas import Problem, Result, Upload
+from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
+from monitoring.webhooks import telling
+from storage import uploads
 from storage.store import Store
 
 _DESCRIPTION = """\
@@ -73,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, events, model, health, problem_routes, docs):
+    for routes in (predict, results, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -86,7 +89,7 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result)
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review)
         return document
 
 
@@ -105,16 +108,27 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = stack.enter_context(closing(Store.open(settings.database_url)))
+    store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
+    stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)
     metrics.watch_quality(store.database, settings.audit_share)
     metrics.expect_errors(code for code, kind in problems.CATALOG.items() if kind.status >= 500)
+    stack.enter_context(telling(settings, store.database, metrics))
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
     follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
-    http = HttpMetrics(metrics.registry)
-    return Parts(settings, store, engine, follower, metrics, http, Events(store.database))
+    uploads.settle_stale(store.database, settings.home)
+    return Parts(
+        settings,
+        store,
+        engine,
+        follower,
+        metrics,
+        HttpMetrics(metrics.registry),
+        Events(store.database),
+        thumbnailers=CapacityLimiter(settings.workers),
+    )

@@ -129,7 +129,9 @@ class LastResort:
             if _is_plain_error(message):
                 is_replaced = True
                 code = code_of(message["status"])
-                await answer(scope["path"], code)(scope, receive, send)
+                kept = Headers(raw=message["headers"]).get("content-range")
+                headers = {"Content-Range": kept} if kept else {}
+                await answer(scope["path"], code, headers=headers)(scope, receive, send)
             elif not is_replaced:
                 await send(message)
 

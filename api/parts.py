@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from api.events import Events
@@ -25,6 +26,7 @@ class Parts:
     metrics: Metrics
     http: HttpMetrics
     events: Events
+    thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
 
     @property
     def bundle(self) -> Bundle:

@@ -8,9 +8,10 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 from pydantic.config import JsonDict
 
+from storage import reviews
 from storage.results import Order, ResultFilter, Source, Status
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
@@ -140,6 +141,48 @@ class ResultPage(Wire):
     next_cursor: str | None = Field(description="give it as `cursor`; null: there are no more")
 
 
+# No control characters, no ends of lines, no halves of surrogates, nothing blank at either end.
+_IN_LABEL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff"
+_LABEL = re.compile(rf"[^\s{_IN_LABEL}](?:[^{_IN_LABEL}]*[^\s{_IN_LABEL}])?")
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError("must be one line of text, with no blank at either end")
+    return text
+
+
+class Correction(Wire):
+    """What it really is; null takes back what was said."""
+
+    corrected_label: (
+        Annotated[
+            str,
+            AfterValidator(_label),
+            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": f"^{_LABEL.pattern}$"}),
+        ]
+        | None
+    ) = Field(examples=["cat"])
+
+    def meaning(self) -> reviews.Review:
+        """The same as the store writes it down."""
+        return reviews.Review(self.corrected_label is not None, self.corrected_label)
+
+
+class Confirmation(Wire):
+    """A person has looked, and it is right as it stands; false takes back what was said."""
+
+    reviewed: bool = Field(strict=True)
+
+    def meaning(self) -> reviews.Review:
+        """The same as the store writes it down."""
+        return reviews.Review(self.reviewed, keeps_correction=self.reviewed)
+
+
+class Review(RootModel[Correction | Confirmation]):
+    """What a person says of a result."""
+
+
 class Labels(Wire):
     """The labels that the model knows, in the order of its class indices."""
 
@@ -224,6 +267,16 @@ class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     store: bool = Field(True, description="`false`: answer, but keep no record")
+
+
+class ImageQuery(BaseModel):
+    """The parameters of GET /v1/results/{id}/image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: Literal["thumb", "full"] = Field(
+        "full", description="`thumb`: a JPEG of at most 256 pixels; `full`: the file itself"
+    )
 
 
 class ResultQuery(BaseModel):

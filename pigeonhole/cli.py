@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models that can serve.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
+webhooks = typer.Typer(help="The webhook.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(webhooks, name="webhooks")
 
 Shown = Literal["table", "json", "jsonl", "csv", "parquet"]
 
@@ -227,6 +229,30 @@ def demo(
     return demo.run(once=once)
 
 
+@webhooks.command()
+def test() -> int:
+    """Send the webhook a test message and say what it answers."""
+    from pigeonhole import webhooks
+
+    return webhooks.test()
+
+
+@webhooks.command()
+def retry() -> int:
+    """Tell the webhook again of what was given up."""
+    from pigeonhole import webhooks
+
+    return webhooks.retry()
+
+
+@models.command("list")
+def listing(as_json: Json = False) -> int:
+    """List every model and say which one serves."""
+    from pigeonhole import models
+
+    return models.listing(as_json=as_json)
+
+
 @models.command()
 def show(
     version: Annotated[str | None, typer.Argument(help="Default: the model that serves.")] = None,
@@ -235,4 +261,28 @@ def show(
     """Show a model: name, version, labels, recipe, metrics and lineage."""
     from pigeonhole import models
 
-    return models.run(version, as_json=as_json)
+    return models.show(version, as_json=as_json)
+
+
+@models.command()
+def promote(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="VERSION|FOLDER", help="A model of the list, or a bundle; default: the new one."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask the gate.")] = False,
+) -> int:
+    """Let a model serve, if the gate has no objection."""
+    from pigeonhole import models
+
+    return models.promote(what, force=force)
+
+
+@models.command()
+def rollback() -> int:
+    """Let the model serve that served before."""
+    from pigeonhole import models
+
+    return models.rollback()

@@ -18,10 +18,11 @@ from pigeonhole.addresses import Answer
 from pigeonhole.results import missing_database
 from pigeonhole.talk import counted
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
+from storage.inbox import scan
+from storage.outbox import Backlog, Outbox
 from storage.results import Result, ResultFilter
+from storage.rules import Rules
 from storage.store import Store, Waiting
-from watcher.rules import Rules
-from watcher.scan import scan
 
 _ERRORS_SHOWN = 5
 _WAITING_SHOWN = 20
@@ -57,6 +58,7 @@ class State:
     records: Records | None
     model: Manifest | str  # the model, or what is wrong with it
     processes: dict[str, tuple[str, Answer]]
+    webhook: Backlog | None  # None where none is set
 
 
 def run(*, as_json: bool) -> int:
@@ -71,9 +73,10 @@ def run(*, as_json: bool) -> int:
 
 def _look(settings: Settings, now: datetime) -> State:
     kept: set[tuple[str, Stamp]] = set()
-    records = None
+    records, webhook = None, None
     if missing_database(settings) is None:
         with closing(Store.open(settings.database_url)) as store:
+            webhook = Outbox(store.database).backlog() if settings.webhook_url else None
             records = _records(store, now)
             kept = set(store.kept())
     urls = {"watcher": addresses.watcher(settings), "api": addresses.api(settings)}
@@ -82,6 +85,7 @@ def _look(settings: Settings, now: datetime) -> State:
         records=records,
         model=_model(settings.home),
         processes={name: (url, addresses.ask(url)) for name, url in urls.items()},
+        webhook=webhook,
     )
 
 
@@ -152,6 +156,13 @@ def _to_dict(state: State) -> dict[str, Any]:
             "last_minute": records.last_minute,
             "last_hour": records.last_hour,
         },
+        "webhook": state.webhook
+        and {
+            "waiting": state.webhook.waiting,
+            "given_up": state.webhook.given_up,
+            "oldest_at": _iso(state.webhook.oldest_at),
+            "error": state.webhook.error,
+        },
         "waiting": [
             {
                 "path": written(item.path),
@@ -193,6 +204,7 @@ def _lines(state: State) -> list[tuple[str, str]]:
             else f"{model.name} {model.version}, {len(model.labels)} labels",
         ),
         ("results", _records_line(state.records)),
+        *([("webhook", _webhook_line(state.webhook))] if state.webhook else []),
     ]
 
 
@@ -221,6 +233,18 @@ def _records_line(records: Records | None) -> str:
         f"{records.classified} classified, {records.quarantined} quarantined; "
         f"{records.last_minute} in the last minute, {records.last_hour} in the last hour"
     )
+
+
+def _webhook_line(backlog: Backlog) -> str:
+    text = f"{counted(backlog.waiting, 'result')} to be told"
+    if backlog.oldest_at:
+        age_s = (datetime.now(UTC) - backlog.oldest_at).total_seconds()
+        text += f", the oldest for {timedelta(seconds=round(max(age_s, 0)))}"
+    if backlog.error:
+        text += f"; the receiver: {backlog.error}"
+    if backlog.given_up:
+        text += f"; {backlog.given_up} given up, `pigeonhole webhooks retry` tells them again"
+    return text
 
 
 def _print_waiting(waiting: Sequence[Waiting]) -> None:

@@ -104,7 +104,7 @@ def put_reason(target: Path, reason: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            _give_name(part, path)
+            give_name(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -267,7 +267,7 @@ def _copy(source: Path, stamp: Stamp, target: Path, part: Path) -> Path | None:
             os.utime(file.fileno(), ns=(stamp.mtime_ns, stamp.mtime_ns))
             os.fsync(file.fileno())
             _check_copy(descriptor, stamp, file.fileno(), part)
-        _give_name(part, target)
+        give_name(part, target)
     except ChangedError:
         return None
     finally:
@@ -283,7 +283,7 @@ def _check_copy(original: int, stamp: Stamp, copy: int, part: Path) -> None:
         raise BlockingIOError(errno.EAGAIN, "another process files this too", str(part))
 
 
-def _give_name(part: Path, target: Path) -> None:
+def give_name(part: Path, target: Path) -> None:
     """Show a finished file under its name; raises `FileExistsError` rather than replace another."""
     try:
         os.link(part, target)

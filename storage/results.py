@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,6 +89,11 @@ class Result:
             "classified_at": _iso(self.classified_at),
             "latency_ms": self.latency_ms,
         }
+
+    @property
+    def revision(self) -> str:
+        """Another word whenever anything of this result is another."""
+        return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

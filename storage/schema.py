@@ -1,7 +1,8 @@
 """The tables, valid on SQLite and on PostgreSQL.
 
 `deliveries` is the queue: one row per file that is in the inbox and being worked on (or that policy
-`keep` has left there). `results` is what users ask for: one row per image, for ever.
+`keep` has left there). `results` is what users ask for: one row per image, for ever. `outbox` holds
+the results that a webhook is still to be told of.
 """
 
 from datetime import UTC, datetime
@@ -112,4 +113,16 @@ results = Table(
     Index("ix_results_status_seq", "status", "seq"),
     Index("ix_results_classified_at", "classified_at"),
     sqlite_autoincrement=True,  # a number is never used twice, whatever is deleted
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("seq", _Counter, primary_key=True, autoincrement=True),
+    Column("result_id", String(36), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", UtcDateTime),  # held or waiting until then; null: given up
+    Column("error", Text),
+    Index("ix_outbox_due_at_seq", "due_at", "seq"),
 )

@@ -38,6 +38,7 @@ from core.types import (
     Prediction,
     Stamp,
 )
+from storage import outbox
 from storage.audit import is_audited
 from storage.database import Database
 from storage.migrations import migrate
@@ -69,13 +70,17 @@ _IDENTITY = (
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One image with its outcome, ready to be recorded. `delivery` is None for uploads."""
+    """One image with its outcome, ready to be recorded. `delivery` is None for uploads.
+
+    `path`: where the file is kept already, relative to PIGEONHOLE_HOME.
+    """
 
     image: ImageRef
     outcome: Outcome
     received_at: datetime
     latency_ms: float
     delivery: Delivery | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +103,21 @@ class Waiting:
 
 
 class Store:
-    """The database of one Pigeonhole; `open` migrates it."""
+    """The database of one Pigeonhole; `open` migrates it.
 
-    def __init__(self, database: Database) -> None:
+    With `with_outbox`, every new result is also noted for the webhook (see `storage.outbox`).
+    """
+
+    def __init__(self, database: Database, *, with_outbox: bool = False) -> None:
         self.database = database
+        self._with_outbox = with_outbox
 
     @classmethod
-    def open(cls, url: str) -> "Store":
+    def open(cls, url: str, *, with_outbox: bool = False) -> "Store":
         """Connect and migrate; raises `StoreError`."""
         database = Database(url)
         migrate(database)
-        return cls(database)
+        return cls(database, with_outbox=with_outbox)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -158,6 +167,21 @@ class Store:
                     .where(_held(chunk))
                     .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
                 )
+
+    def release_all(self, owner: str) -> None:
+        """Give back everything that this owner holds, as `release` does; it does nothing now."""
+        mine = deliveries.c.owner == owner
+        with self.database.write() as connection:
+            connection.execute(
+                update(deliveries)
+                .where(mine, deliveries.c.state == "claimed", deliveries.c.lease_until > _LONG_AGO)
+                .values(lease_until=_LONG_AGO, attempts=deliveries.c.attempts - 1)
+            )
+            connection.execute(
+                update(deliveries)
+                .where(mine, deliveries.c.state == "classified")
+                .values(lease_until=_LONG_AGO)
+            )
 
     def forget(self, gone: Iterable[Delivery]) -> None:
         """Drop claims on files that vanished or changed; what is there now is a new delivery."""
@@ -280,6 +304,8 @@ class Store:
             if new:
                 _name_originals(connection, new)
                 connection.execute(insert(results), new)
+                if self._with_outbox:
+                    outbox.add(connection, [row["id"] for row in new], now)
             written = _by_id(connection, [row["id"] for row in new])
         return [written[row["id"]] if row else None for row in rows]
 
@@ -496,6 +522,7 @@ def _result_row(
         "width_px": prediction.image.width_px if prediction else None,
         "height_px": prediction.image.height_px if prediction else None,
         "format": prediction.image.format if prediction else None,
+        "path": item.path,
         "model_name": model.name,
         "model_version": model.version,
         "received_at": item.received_at,
