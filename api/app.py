@@ -19,7 +19,18 @@ from api import problems
 from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, pages, predict, results
+from api.routes import (
+    docs,
+    events,
+    health,
+    images,
+    model,
+    pages,
+    predict,
+    results,
+    retries,
+    stats,
+)
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -28,6 +39,7 @@ from core.engine import Engine
 from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
+from monitoring.webhooks import telling
 from storage import uploads
 from storage.store import Store
 
@@ -75,7 +87,19 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, images, events, model, health, problem_routes, docs, pages):
+    for routes in (
+        predict,
+        results,
+        stats,
+        images,
+        retries,
+        events,
+        model,
+        health,
+        problem_routes,
+        docs,
+        pages,
+    ):
         app.include_router(routes.router)
     app.include_router(pages.inside)
     app.add_exception_handler(pages.SignInNeededError, pages.to_sign_in)
@@ -109,13 +133,15 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = stack.enter_context(closing(Store.open(settings.database_url)))
+    store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
+    stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)
     metrics.watch_quality(store.database, settings.audit_share)
     metrics.expect_errors(code for code, kind in problems.CATALOG.items() if kind.status >= 500)
+    stack.enter_context(telling(settings, store.database, metrics))
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )

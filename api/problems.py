@@ -48,6 +48,9 @@ CATALOG = {
     "not_classified": Kind(
         409, "Nothing to correct", "Only results with a label can be corrected."
     ),
+    "cannot_retry": Kind(
+        409, "Not to be tried again", "Only a file that lies in quarantine can be tried again."
+    ),
     "precondition_failed": Kind(
         412, "Somebody was faster", "Read the result again; send its ETag as If-Match."
     ),

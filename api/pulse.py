@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from api.charts import SPANS, Bucket, Chart, throughput
 from api.parts import Parts
 from monitoring.health import Report
-from storage import statistics
+from storage import statistics, watchers
 
 HOLES = 12  # labels in the rack; a model may have thousands
 
@@ -109,7 +109,7 @@ def side(parts: Parts, report: Report) -> Side:
     manifest = parts.bundle.manifest
     return Side(
         inbox_path=str(parts.settings.inbox),
-        inbox=_inbox(parts),
+        inbox=_inbox(watchers.reports(parts.store.database), datetime.now(UTC)),
         model=ModelCard(
             manifest.name,
             manifest.version[:12],
@@ -123,14 +123,17 @@ def side(parts: Parts, report: Report) -> Side:
     )
 
 
-def _inbox(parts: Parts) -> State:
-    waiting = parts.store.waiting()
-    if not waiting:
-        return State("Nothing in work", "good")
-    stuck = [item for item in waiting if item.error]
-    if stuck:
-        return State(f"{len(waiting)} in work, {len(stuck)} put off: {stuck[0].error}", "ask")
-    return State(f"{len(waiting)} in work", "good")
+def _inbox(reports: Sequence[watchers.Report], now: datetime) -> State:
+    """What the watchers say of the inbox; they all look at the same one."""
+    alive = [report for report in reports if report.is_alive(now)]
+    if not alive:
+        return State("No watcher is running; files wait. `pigeonhole up` starts one.", "bad")
+    waiting = max(report.inbox_files for report in alive)
+    files = "Empty" if not waiting else f"{waiting} file{'' if waiting == 1 else 's'} waiting"
+    paused = [report.pause for report in alive if report.pause]
+    if paused:
+        return State(f"Paused: {paused[0]}. {files}", "ask")
+    return State(files, "good")
 
 
 def _with_all_labels(counted: Mapping[str, int], labels: Sequence[str]) -> list[tuple[str, int]]:

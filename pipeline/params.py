@@ -15,6 +15,7 @@ from core.recipe import Crop, Interpolation
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=0.33)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
@@ -42,26 +43,37 @@ class Unzip:
     max_ratio: Count
     valid_share: Share
     test_share: Share
-    seed: Size
+    split_seed: Size
     near_duplicate_levels: Annotated[float, Field(ge=0)]
     workers: Size
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
-class Preprocess:
-    """The recipe of the model (see `core.recipe.Recipe`), and how many processes cook it.
+class RecipeParams:
+    """How images are prepared for one family of networks (see `core.recipe.Recipe`).
 
+    `size_px`: None is the median short side of the training images, at most `max_size_px`.
     `mean`, `std`: per channel on the scale 0..1; None: computed from the training images.
-    `workers`: 0 is one per core; their number changes no byte.
     """
 
-    size_px: Count
+    size_px: Count | None
+    max_size_px: Count | None
     crop: Crop
     short_side_px: Count | None
     interpolation: Interpolation
     background: Colour
     mean: Triple | None
     std: Triple | None
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Preprocess:
+    """The recipes by name, and how many processes cook them.
+
+    `workers`: 0 is one per core; their number changes no byte.
+    """
+
+    recipes: dict[str, RecipeParams]
     max_pixels: Count
     workers: Size
 
@@ -100,6 +112,27 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
+class Gate:
+    """What a challenger must meet to take the champion's place; see docs/models.md.
+
+    `confidence`: of the intervals, from `resamples` bootstrap samples. Drops, floors and `max_ece`
+    are shares, 0..1. Latency: the 95th percentile of one image on one thread; memory: the peak of a
+    process that serves the model.
+    """
+
+    seed: Size
+    resamples: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    max_drop: Ratio
+    max_class_drop: Ratio
+    min_accuracy: Ratio
+    min_recall: Ratio
+    max_ece: Ratio
+    max_latency_ms: Annotated[float, Field(gt=0)]
+    max_memory_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
 class Params:
     """All of params.yaml."""
 
@@ -107,6 +140,7 @@ class Params:
     preprocess: Preprocess
     train: Train
     export: Export
+    gate: Gate
 
 
 _PARAMS = TypeAdapter(Params)

@@ -124,9 +124,7 @@ def get_rows(request: Request, parts: Given, asked: Filters) -> Response:
     template = (
         "quarantine_rows.html" if request.query_params.get("as") == "bad" else "more_rows.html"
     )
-    answer = page(
-        template, parts.bundle.labels, entries=entries, query=asked.query, can_retry=_can_retry()
-    )
+    answer = page(template, parts.bundle.labels, entries=entries, query=asked.query)
     answer.headers["X-Rows"] = "all" if at_end else "more"
     return answer
 
@@ -216,13 +214,8 @@ def get_quarantine(request: Request, parts: Given) -> Response:
         **_frame(request, parts, "/quarantine"),
         entries=entries,
         at_end=at_end,
-        can_retry=_can_retry(),
         folder=str(parts.settings.home / "quarantine"),
     )
-
-
-def _can_retry() -> bool:
-    return False
 
 
 # --- one result ----------------------------------------------------------------------------------
@@ -252,7 +245,6 @@ def get_result_page(identifier: str, request: Request, parts: Given, asked: Filt
         older=older[0].result.id if older else None,
         picture_size="full" if result.format in _SHOWN_BY_BROWSERS else "thumb",
         is_serving=result.model == parts.bundle.ref,
-        can_retry=_can_retry(),
     )
 
 

@@ -108,6 +108,7 @@ def get_result(identifier: ResultId, request: Request, parts: Given) -> Response
     responses={
         **responses(
             "unauthorized",
+            "cross_origin",
             "bad_parameter",
             "result_not_found",
             "not_classified",

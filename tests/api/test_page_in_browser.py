@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -214,7 +215,7 @@ def test_filters_are_kept_in_the_address_and_hold_for_what_arrives(
     expect(page.locator("#live")).to_have_text("live")
     assert names(page) == ["sea.png", "rose.png"]
 
-    page.get_by_label("Label").select_option("red")
+    page.locator("select[name=label]").select_option("red")
 
     page.wait_for_url("**/?label=red")
     expect(page.locator("#live")).to_have_text("live")
@@ -254,13 +255,11 @@ def test_rows_go_on_while_one_scrolls_and_none_comes_twice(
     record(*(f"{number}.png" for number in range(230)))
     page.goto(server.url)
 
-    for _ in range(60):
+    deadline = time.monotonic() + 60
+    while page.locator("#rows-end").inner_text() != "That is all.":
+        assert time.monotonic() < deadline, names(page)[-1]
         page.mouse.wheel(0, 4000)
-        if page.locator("#rows-end", has_text="That is all.").count():
-            break
-        page.wait_for_timeout(50)
 
-    expect(page.locator("#rows-end")).to_have_text("That is all.")
     assert names(page) == [f"{number}.png" for number in reversed(range(230))]
 
 
@@ -279,6 +278,29 @@ def test_who_reads_further_down_is_told_of_new_results_and_not_moved(
     assert page.evaluate("scrollY") == before
     page.locator("#newer").click()
     expect(page.locator(".row").first).to_contain_text("new.png")
+
+
+# --- quarantine ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("store")
+def test_a_quarantined_file_says_why_and_gets_another_try(
+    page: Page, server: Server, inbox: Path, home: Path, paint: Callable[..., bytes]
+) -> None:
+    (inbox / "half.png").write_bytes(paint("blue", (200, 200))[:80])
+    row = page.locator(".bad-row", has_text="half.png")
+    deadline = time.monotonic() + 60
+    while not row.count():
+        assert time.monotonic() < deadline
+        page.goto(f"{server.url}/quarantine")
+    expect(row.locator(".tag")).to_have_text("unreadable image")
+    (home / "quarantine" / "half.png").write_bytes(paint("blue"))  # put right by hand
+
+    row.get_by_role("button", name="Try again: half.png").click()
+
+    expect(row.get_by_role("button")).to_have_text("In the inbox again")
+    page.goto(server.url)
+    expect(page.locator(".row", has_text="half.png").first).to_contain_text("blue")
 
 
 # --- review --------------------------------------------------------------------------------------
