@@ -57,7 +57,10 @@ def test_the_file_is_in_the_inbox_again_and_the_row_is_history(
 
 
 def test_what_was_tried_again_or_is_not_there_is_refused(
-    client: TestClient, home: Path, quarantine: Callable[[str], Result], upload: Any
+    client: TestClient,
+    home: Path,
+    quarantine: Callable[[str], Result],
+    upload: Callable[..., dict[str, Any]],
 ) -> None:
     again, gone = quarantine("again.jpg"), quarantine("gone.jpg")
     (home / "quarantine" / "gone.jpg").unlink()
