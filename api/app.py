@@ -17,6 +17,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api import problems
 from api.events import Events
+from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
 from api.routes import docs, events, health, images, model, predict, results, stats
@@ -29,7 +30,7 @@ from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from monitoring.webhooks import telling
-from storage import uploads
+from storage import keys, uploads
 from storage.store import Store
 
 _DESCRIPTION = """\
@@ -130,5 +131,7 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         metrics,
         HttpMetrics(metrics.registry),
         Events(store.database),
+        Keyring(settings, store.database),
+        cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),
     )
