@@ -60,7 +60,7 @@ def guarded(*, is_admin: bool = False) -> list[Dependency]:
 
 
 def v1_router(tag: str, *, is_admin: bool = False) -> APIRouter:
-    """A router below /v1. Scopes: `read` for GET, `write` for POST, `review` for PATCH, or admin."""
+    """A router below /v1. Scopes: GET read, POST write, PATCH review; or all of it admin."""
     return APIRouter(
         prefix="/v1",
         tags=[tag],

@@ -54,6 +54,9 @@ CATALOG = {
     "precondition_required": Kind(
         428, "No version is named", "Send the ETag of the result as If-Match."
     ),
+    "unknown_host": Kind(
+        421, "Not under this name", "Ask by localhost, or add the name to PIGEONHOLE_ALLOWED_HOSTS."
+    ),
     "body_too_large": Kind(
         413, "Too many bytes", "Send a smaller image, or raise PIGEONHOLE_MAX_BODY_BYTES."
     ),
