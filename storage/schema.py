@@ -79,6 +79,19 @@ deliveries = Table(
     Index("ix_deliveries_state", "state", "lease_until"),
 )
 
+watchers = Table(
+    "watchers",
+    metadata,
+    Column("owner", String(255), primary_key=True),  # as in deliveries
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("pause", Text),  # why it takes no file
+    Column("mode", String(16), nullable=False),  # native | polling
+    Column("deafness", Text),  # why it polls
+    Column("inbox_files", Integer, nullable=False),
+    Column("oldest_at", UtcDateTime),
+    Column("heartbeat_at", UtcDateTime),
+)
+
 results = Table(
     "results",
     metadata,
