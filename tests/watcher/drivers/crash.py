@@ -1,8 +1,9 @@
-"""One batch, killed before its Nth step, for every (STRIDEth) N; then finished by the next process in peace.
+"""One batch, killed before its Nth step, for every N; then finished by the next process in peace.
 
-A step is a change of the disk, an SQL statement, a commit, or either side of a call that the worker
-makes. HOME number N is a copy of TEMPLATE. Says for each how the first try ended, up to the first
-that was through before it could be killed. POLICY BUNDLE TEMPLATE FOLDER FIRST STRIDE
+N counts from FIRST by STRIDE. A step is a change of the disk, an SQL statement, a commit, or either
+side of a call that the worker makes. HOME number N is a copy of TEMPLATE. Says for each how the
+first try ended, up to the first that was through before it could be killed.
+POLICY BUNDLE TEMPLATE FOLDER FIRST STRIDE
 """
 
 import functools
