@@ -19,7 +19,7 @@ from api import problems
 from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results, stats
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, images, events, model, health, problem_routes, docs):
+    for routes in (predict, results, stats, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
