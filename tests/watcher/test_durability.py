@@ -58,7 +58,7 @@ def test_row_and_new_name_are_on_the_disk_before_the_old_name_is_gone(
 
 
 def finished(lines: list[str]) -> Iterator[Call]:
-    """The calls in the order of their end; a call that another thread interrupts is put together."""
+    """The calls in the order of their end; what another thread interrupts is put together."""
     begun: dict[str, str] = {}
     for line in lines:
         found = _CALL.match(line)

@@ -21,7 +21,7 @@ NAMES = [
     b"a\nb.png",
     b"tab\tand \x1b[31mred.png",
     "\N{GRINNING FACE}.png".encode(),
-    "x" .encode() * 251 + b".png",
+    b"x" * 251 + b".png",
     "\N{CJK UNIFIED IDEOGRAPH-9CE9}".encode() * 83 + b"12.png",
     b"bad\xff.png",
     rb"bad\xff.png",
