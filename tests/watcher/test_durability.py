@@ -72,40 +72,52 @@ def finished(lines: list[str]) -> Iterator[Call]:
 
 
 def leaving(calls: list[Call], home: Path) -> Iterator[str | None]:
-    """For every file that leaves the inbox: what is wrong with the order, if anything is.
+    """For every file that leaves the inbox: what is wrong with the order, if anything is."""
+    order = Order(f"{home}/inbox/", f"{home}/pigeonhole.db-wal>")
+    for moment, call in enumerate(calls):
+        paths = re.findall(r'"((?:[^"\\]|\\.)*)"', call.text)
+        source = paths[0] if paths else ""
+        if call.name in ("fsync", "fdatasync"):
+            order.sync(moment, call.text)
+        elif call.name == "pwrite64":
+            order.write(moment, call.text)
+        elif not source.startswith(order.inbox) or "/." in source.removeprefix(order.inbox[:-1]):
+            continue  # not in the inbox, or a file of our own there
+        elif call.name == "openat":
+            order.read[source] = moment
+        elif call.name in ("link", "linkat"):
+            order.linked[source] = (moment, str(Path(paths[1]).parent))
+        else:
+            yield order.complaint(source)
 
-    After the file was read, a row must be written to the log and synced; after it was linked, its
-    new folder must be synced.
-    """
-    inbox, log = f"{home}/inbox/", f"{home}/pigeonhole.db-wal>"
-    read: dict[str, int] = {}
-    linked: dict[str, tuple[int, str]] = {}
-    last_write = last_sync = -1
-    row_synced: list[tuple[int, int]] = []  # (write, the sync after it)
-    folder_synced: dict[str, list[int]] = defaultdict(list)
-    for moment, (name, text) in enumerate(calls):
-        paths = re.findall(r'"((?:[^"\\]|\\.)*)"', text)
-        if name == "openat" and paths[0].startswith(inbox) and "O_DIRECTORY" not in text:
-            read[paths[0]] = moment
-        elif name == "pwrite64" and log in text.split(",")[0]:
-            last_write = moment
-        elif name in ("fsync", "fdatasync"):
-            if log in text:
-                last_sync = moment
-                row_synced.append((last_write, last_sync))
-            elif place := re.search(r"<(.*?)>", text):
-                folder_synced[place[1]].append(moment)
-        elif name in ("link", "linkat") and paths[0].startswith(inbox):
-            linked[paths[0]] = (moment, str(Path(paths[1]).parent))
-        elif name in ("unlink", "unlinkat") and paths[0].startswith(inbox):
-            source = paths[0]
-            if source.rpartition("/")[2].startswith("."):
-                continue  # a file of our own, such as a canary
-            if not any(write > read[source] for write, _ in row_synced):
-                yield f"{source}: no row was synced between reading and unlink"
-            elif last_write > last_sync:
-                yield f"{source}: the log was not synced"
-            elif not any(sync > linked[source][0] for sync in folder_synced[linked[source][1]]):
-                yield f"{source}: its new folder was not synced"
-            else:
-                yield None
+
+class Order:
+    """What happened when: a row must be synced after its file was read, a folder after a link."""
+
+    def __init__(self, inbox: str, log: str) -> None:
+        self.inbox = inbox
+        self.read: dict[str, int] = {}
+        self.linked: dict[str, tuple[int, str]] = {}
+        self._log = log
+        self._written = self._synced = self._row_synced = -1
+        self._folders: dict[str, int] = defaultdict(lambda: -1)
+
+    def write(self, moment: int, text: str) -> None:
+        if self._log in text.split(",", maxsplit=1)[0]:
+            self._written = moment
+
+    def sync(self, moment: int, text: str) -> None:
+        if self._log in text:
+            self._synced, self._row_synced = moment, self._written
+        elif place := re.search(r"<(.*?)>", text):
+            self._folders[place[1]] = moment
+
+    def complaint(self, source: str) -> str | None:
+        linked, folder = self.linked[source]
+        if self._row_synced < self.read[source]:
+            return f"{source}: no row was synced between reading and unlink"
+        if self._written > self._synced:
+            return f"{source}: the log was not synced"
+        if self._folders[folder] < linked:
+            return f"{source}: its new folder was not synced"
+        return None
