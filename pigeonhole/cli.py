@@ -55,6 +55,15 @@ def _spelled_out(text: str | None) -> str | None:
     return None if text is None else as_text(text)
 
 
+def _scopes(given: list[str]) -> list[str]:
+    from storage.keys import SCOPES
+
+    for scope in given:
+        if scope not in SCOPES:
+            raise typer.BadParameter(f"{printable(scope)}: one of {', '.join(SCOPES)}.")
+    return given
+
+
 def _existing(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
@@ -339,8 +348,12 @@ def rollback() -> int:
 def add(
     name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits and . _ - @")],
     scope: Annotated[
-        list[Literal["read", "write", "review", "admin"]],
-        typer.Option(help="What it opens; may be given several times."),
+        list[str],
+        typer.Option(
+            metavar="read|write|review|admin",
+            callback=_scopes,
+            help="What it opens; may be given several times.",
+        ),
     ] = ["read"],  # noqa: B006 - typer wants a list
 ) -> int:
     """Make a key of the API and print it, this once."""

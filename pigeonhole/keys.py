@@ -13,10 +13,11 @@ from storage.keys import SCOPES, Key, Scope
 from storage.store import Store
 
 
-def add(name: str, scopes: Sequence[Scope]) -> int:
+def add(name: str, scopes: Sequence[str]) -> int:
     """Make a key and print it: the only time that anybody sees it."""
     with _database() as database:
-        key = keys.add(database, name, scopes, datetime.now(UTC))
+        wanted: list[Scope] = [scope for scope in SCOPES if scope in scopes]
+        key = keys.add(database, name, wanted, datetime.now(UTC))
     print(key)  # noqa: T201 - the data of this command
     say("Keep it well: it is not shown again. Send it as the header X-API-Key.")
     return 0

@@ -8,15 +8,15 @@ Call = Callable[..., Any]
 
 def test_a_key_is_printed_once_listed_by_name_and_revoked(run: Call) -> None:
     made = run("keys", "add", "camera-1", "--scope", "write", "--scope", "read")
-    key = made.out.strip()
+    key = made.text.strip()
     assert key.startswith("ph_")
     assert "not shown again" in made.err
 
     (shown,) = run("keys", "list", "--json").json
     assert (shown["name"], shown["scopes"]) == ("camera-1", ["read", "write"])
     listed = run("keys", "list")
-    assert "camera-1" in listed.out
-    assert key not in listed.out
+    assert "camera-1" in listed.text
+    assert key not in listed.text
 
     assert run("keys", "revoke", "camera-1").code == 0
     assert run("keys", "list", "--json").json == []
