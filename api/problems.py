@@ -31,7 +31,10 @@ class Kind(NamedTuple):
 
 CATALOG = {
     "unauthorized": Kind(
-        401, "No valid API key", "Send the value of PIGEONHOLE_API_KEY as X-API-Key."
+        401, "No valid API key", "Send PIGEONHOLE_API_KEY, or a key that was made, as X-API-Key."
+    ),
+    "scope_missing": Kind(
+        403, "This key is not for that", "Use one that was made with the scope `detail` names."
     ),
     "cross_origin": Kind(
         403, "Not from another page", "Send it from a page of this server, or from a program."
@@ -56,6 +59,9 @@ CATALOG = {
     ),
     "precondition_required": Kind(
         428, "No version is named", "Send the ETag of the result as If-Match."
+    ),
+    "unknown_host": Kind(
+        421, "Not under this name", "Ask by localhost, or add the name to PIGEONHOLE_ALLOWED_HOSTS."
     ),
     "body_too_large": Kind(
         413, "Too many bytes", "Send a smaller image, or raise PIGEONHOLE_MAX_BODY_BYTES."

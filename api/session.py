@@ -1,9 +1,9 @@
 """Signing in with a key: a cookie that images, downloads and event streams can carry.
 
-The cookie is no key: it is a date of expiry, sealed with the key, and useless when the key is
-withdrawn. No script can read it (HttpOnly), and no other site's page makes a browser send it
-(SameSite=Strict). Other servers on the same host are the same *site*, so `is_foreign` refuses
-what their pages ask the browser to write.
+The cookie is no key: it names one and a date of expiry, sealed with what we keep of that key, and
+is useless when the key is revoked. No script can read it (HttpOnly), and no page of another site
+makes a browser send it (SameSite=Strict). Other servers on the same host are the same *site*, so
+`is_foreign` refuses what their pages ask the browser to write.
 """
 
 import hashlib
@@ -13,35 +13,35 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
+from api.keyring import Keyring
+from storage.keys import Key
+
 COOKIE = "pigeonhole_session"
 LIFETIME_S = 12 * 3600
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-def is_same(given: str, secret: str) -> bool:
-    """Whether this is the key; how long it takes says nothing."""
-    return hmac.compare_digest(given.encode(), secret.encode())
-
-
-def seal(secret: str, expires_s: int) -> str:
+def seal(key: Key, expires_s: int) -> str:
     """The value of a cookie that is good until then, in seconds of the epoch."""
-    said = f"pigeonhole session until {expires_s}".encode()
-    return f"{expires_s}.{hmac.new(secret.encode(), said, hashlib.sha256).hexdigest()}"
+    said = f"{key.id}.{expires_s}"
+    return f"{said}.{hmac.new(key.sha256.encode(), said.encode(), hashlib.sha256).hexdigest()}"
 
 
-def is_sealed(value: str, secret: str, now_s: float) -> bool:
-    """Whether this is a cookie of ours, and still good."""
-    expires, _, _ = value.partition(".")
-    if not (expires.isascii() and expires.isdigit()) or len(expires) > 12:
-        return False
-    return hmac.compare_digest(value.encode(), seal(secret, int(expires)).encode()) and now_s < int(
-        expires
-    )
+def key_of(cookies: Mapping[str, str], keyring: Keyring, now_s: float) -> Key | None:
+    """The key that this visitor has signed in with, if cookie and key are still good."""
+    value = cookies.get(COOKIE, "")
+    identifier, _, rest = value.partition(".")
+    expires, _, _ = rest.partition(".")
+    key = keyring.by_id(identifier)
+    if key is None or not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+        return None
+    is_ours = hmac.compare_digest(value.encode(), seal(key, int(expires)).encode())
+    return key if is_ours and now_s < int(expires) else None
 
 
-def sign_in(response: Response, secret: str, now_s: float, *, is_https: bool) -> None:
+def sign_in(response: Response, key: Key, now_s: float, *, is_https: bool) -> None:
     """Let the browser keep the cookie until it is closed, and no longer than `LIFETIME_S`."""
-    value = seal(secret, int(now_s) + LIFETIME_S)
+    value = seal(key, int(now_s) + LIFETIME_S)
     response.set_cookie(COOKIE, value, httponly=True, samesite="strict", secure=is_https)
 
 

@@ -9,9 +9,10 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from api import session
-from api.access import is_admitted, refuse_other_origins
+from api.access import refuse_other_origins, require
 from api.parts import Given, Parts
 from api.problems import ProblemError
 from api.pulse import pulse, side
@@ -38,8 +39,12 @@ class SignInNeededError(Exception):
 
 
 async def _visitor(request: Request, parts: Given) -> None:
-    if not is_admitted(request, parts):
-        raise SignInNeededError
+    try:
+        await require(request, parts, None, "read")
+    except ProblemError as problem:
+        if problem.code == "unauthorized":
+            raise SignInNeededError from None
+        raise
 
 
 router = APIRouter(include_in_schema=False)
@@ -270,15 +275,18 @@ async def post_login(request: Request, parts: Given) -> Response:
     """A cookie for a good key, and back to where the visitor wanted to go."""
     form = await _form(request)
     wanted = _inner(form.get("next", "/"))
-    key = parts.settings.api_key
-    secret = key.get_secret_value() if key else ""
-    if key and not session.is_same(form.get("key", ""), secret):
-        complaint = "This is not the key. Look at PIGEONHOLE_API_KEY where the server is started."
+    keyring = parts.keyring
+    if keyring.is_stale:
+        await run_in_threadpool(keyring.refresh)
+    answer = RedirectResponse(wanted, 303)
+    if not keyring.is_asked_for:
+        return answer
+    key = keyring.find(form.get("key", ""))
+    if key is None:
+        complaint = "This is not a key. `pigeonhole keys list` shows which there are."
         values = {"title": "Sign in", "nav": [], "next": wanted, "complaint": complaint}
         return page("login.html", status=401, **values)
-    answer = RedirectResponse(wanted, 303)
-    if key:
-        session.sign_in(answer, secret, time.time(), is_https=request.url.scheme == "https")
+    session.sign_in(answer, key, time.time(), is_https=request.url.scheme == "https")
     return answer
 
 

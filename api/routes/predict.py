@@ -44,6 +44,7 @@ _LOCATION = {"Location": {"description": "the address of the result", "schema": 
             "database_unavailable",
             "unauthorized",
             "cross_origin",
+            "scope_missing",
         ),
         200: {
             "description": "Classified, and not stored (`store=false`)",

@@ -494,7 +494,7 @@ def test_with_a_key_everything_works_after_signing_in(
         page.goto(f"{server.url}/?label=blue")
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("alert")).to_contain_text("This is not the key")
+        expect(page.get_by_role("alert")).to_contain_text("This is not a key")
         page.get_by_label("API key").fill("correct horse")
         page.get_by_role("button", name="Sign in").click()
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from api import session
+from api import keyring
 from api.app import create_app
 from core.settings import Settings
 from core.types import Failure, ImageInfo, ImageRef, LabelScore, Prediction
+from storage import keys
 from storage.store import Finished
 from tests.api.conftest import parts
 
@@ -229,7 +230,7 @@ def test_a_wrong_key_is_said_and_opens_nothing(locked: TestClient) -> None:
     answer = sign_in(locked, "wrong")
 
     assert answer.status_code == 401
-    assert "This is not the key" in answer.text
+    assert "This is not a key" in answer.text
     assert "Set-Cookie" not in answer.headers
     assert locked.get("/").status_code == 303
 
@@ -240,8 +241,18 @@ def test_a_wrong_key_in_the_header_is_not_mended_by_a_cookie(locked: TestClient)
     assert locked.get("/v1/results", headers={"X-API-Key": "wrong"}).status_code == 401
 
 
-def test_a_cookie_of_another_key_opens_nothing(locked: TestClient) -> None:
-    locked.cookies.set(session.COOKIE, session.seal("another key", 10**11))
+def test_a_session_ends_with_its_key_and_has_its_scopes(
+    locked: TestClient, paint: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "FRESH_S", 0)
+    database = parts(locked).store.database
+    key = keys.add(database, "reader", ["read"], datetime.now(UTC))
+    assert sign_in(locked, key).status_code == 303
+
+    assert locked.get("/").status_code == 200
+    refused = locked.post("/v1/predict", files={"file": ("a.png", paint("red"))})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+    keys.revoke(database, "reader")
 
     assert locked.get("/").status_code == 303
 
