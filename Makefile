@@ -85,6 +85,10 @@ monitoring: install ## Write rules and dashboards from monitoring/*.py
 monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone, with a real Prometheus
 	$(BIN)/pytest tests/monitoring
 
+.PHONY: screenshots
+screenshots: install-dev ## Pictures of the page into docs/screens, with Chromium
+	@$(BIN)/python -m tests.api.screenshots
+
 .PHONY: bench
 bench: install ## How fast is it on this machine?
 	@$(BIN)/python -m benchmarks
