@@ -142,6 +142,7 @@ def small(repository: Path) -> Params:
         params,
         unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip", workers=1),
         preprocess=dataclasses.replace(params.preprocess, workers=1, recipes=sizes),
+        evaluate=dataclasses.replace(params.evaluate, workers=1),
         train=dataclasses.replace(
             params.train, epochs=3, filters=(4, 8), hidden=8, learning_rate=0.01, batch_size=8
         ),
