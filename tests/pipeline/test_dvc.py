@@ -18,8 +18,8 @@ from core.bundle import Bundle
 from pipeline import params as params_file
 from pipeline.params import Params
 
-SECTIONS = ["unzip", "preprocess", "train", "export"]
-STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "train", "export"]
+SECTIONS = ["unzip", "preprocess", "evaluate", "train", "export"]
+STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "evaluate", "train", "export"]
 
 Dvc = Callable[..., list[str]]
 

@@ -227,7 +227,7 @@ def test_the_shape_of_classes_and_images_is_limited_by_params(
         "smallest class of a split: 4, at least 5 allowed (evaluate.min_images_per_class)",
         "valid/square (4 images)",
         "train/square/tiny.jpg (8 x 8 px)",
-        "a single colour: 0.02941, at most 0 allowed (evaluate.max_blank_share): train/square/blank",
+        "a single colour: 0.02941, at most 0 allowed (evaluate.max_blank_share): train/square",
     ):
         assert sentence in message
 
