@@ -1,9 +1,10 @@
 """The preprocessed images on disk: what `preprocess` writes and what `train` and `export` read.
 
-In one folder: `SPLIT.npy` (N, S, S, 3) uint8, `SPLIT.labels.npy` (N,) int64, `manifest.csv` with a
-row per image, `labels.txt` with a label per class index, and `recipe.json`.
+In one folder per recipe: `SPLIT.npy` (N, S, S, 3) uint8, `SPLIT.labels.npy` (N,) int64,
+`manifest.csv` with a row per image, `labels.txt` with a label per class index, and `recipe.json`.
 """
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.recipe import Recipe
-from core.types import Batch
+from core.types import Batch, ImageInfo
 
 PREPARED = Path("data/preprocessed")
 MANIFEST = "manifest.csv"
@@ -33,6 +34,11 @@ class Split:
         return len(self.indices)
 
 
+def prepared(recipe: str) -> Path:
+    """Where the images of one recipe of params.yaml are."""
+    return PREPARED / recipe
+
+
 def images_file(folder: Path, split: str) -> Path:
     """Where the pixels of a split are."""
     return folder / f"{split}.npy"
@@ -47,6 +53,16 @@ def read_split(folder: Path, split: str) -> Split:
     """One of train, valid and test."""
     images = np.load(images_file(folder, split), mmap_mode="r")
     return Split(images, np.load(indices_file(folder, split)))
+
+
+def read_images_info(folder: Path, split: str) -> list[ImageInfo]:
+    """Size and format of the original of every image of a split, in order."""
+    with (folder / MANIFEST).open(newline="", encoding="utf-8") as file:
+        return [
+            ImageInfo(int(row["width_px"]), int(row["height_px"]), row["format"])
+            for row in csv.DictReader(file)
+            if row["split"] == split
+        ]
 
 
 def write_meta(folder: Path, labels: list[str], recipe: Recipe) -> None:

@@ -7,15 +7,17 @@ import csv
 import hashlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import track
 
 from core.errors import ImageError
@@ -23,13 +25,15 @@ from core.image import preprocess as to_pixels
 from core.recipe import Recipe
 from core.types import Batch, ImageInfo, Pixels
 from pipeline.archive import SPLITS
-from pipeline.dataset import MANIFEST, PREPARED, images_file, indices_file, write_meta
-from pipeline.params import Preprocess, Triple
+from pipeline.dataset import MANIFEST, images_file, indices_file, prepared, write_meta
+from pipeline.params import Preprocess, RecipeParams, Triple
 from pipeline.stage import StageError, console, fresh_folder, run
 from pipeline.unzip import IMAGES
 
 _COLUMNS = ("split", "label", "path", "sha256", "width_px", "height_px", "format")
 _CHUNK = 32  # images handed to a process at once
+_LOOK = 200  # images whose size is looked at where params.yaml names none
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _AS_IS: Triple = (1.0, 1.0, 1.0)
 
 Sample = tuple[str, int]  # path and class index, as torchvision lists them
@@ -46,21 +50,26 @@ class Prepared(NamedTuple):
 Prepare = Callable[[list[str]], Iterator[Prepared]]
 
 
-def preprocess(params: Preprocess, root: Path = Path()) -> None:
-    """Write data/preprocessed (`pipeline.dataset`); a `StageError` names an unreadable image."""
+def preprocess(params: Preprocess, name: str, root: Path = Path()) -> None:
+    """Write data/preprocessed/NAME (`pipeline.dataset`), NAME being that of a recipe.
+
+    A `StageError` names an unreadable image.
+    """
     labels, samples = _listed(root / IMAGES)
-    recipe = _recipe(params, params.mean or (0.0, 0.0, 0.0), params.std or _AS_IS)
-    folder = fresh_folder(root / PREPARED)
+    wanted = params.recipes[name]
+    size_px = wanted.size_px or _size_px(samples["train"], wanted)
+    recipe = _recipe(wanted, size_px, wanted.mean or (0.0, 0.0, 0.0), wanted.std or _AS_IS)
+    folder = fresh_folder(root / prepared(name))
     with _processes(params, recipe) as prepare, (folder / MANIFEST).open("w", newline="") as file:
         manifest = csv.writer(file, lineterminator="\n")
         manifest.writerow(_COLUMNS)
         for split in SPLITS:
-            files = _write_split(folder, split, samples[split], prepare, params.size_px)
+            files = _write_split(folder, split, samples[split], prepare, size_px)
             for (path, index), described in zip(samples[split], files, strict=True):
                 where = Path(path).relative_to(root / IMAGES).as_posix()
                 manifest.writerow((split, labels[index], where, *described))
     mean, std = channel_statistics(np.load(images_file(folder, "train"), mmap_mode="r"))
-    write_meta(folder, labels, _recipe(params, params.mean or mean, params.std or std))
+    write_meta(folder, labels, _recipe(wanted, size_px, wanted.mean or mean, wanted.std or std))
 
 
 def channel_statistics(images: Batch) -> tuple[Triple, Triple]:
@@ -79,9 +88,22 @@ def _triple(values: NDArray[np.float64]) -> Triple:
     return red, green, blue
 
 
-def _recipe(params: Preprocess, mean: Triple, std: Triple) -> Recipe:
+def _size_px(samples: list[Sample], params: RecipeParams) -> int:
+    """The median short side of at most `_LOOK` images, spread over all; no larger than allowed."""
+    sides_px = []
+    for path, _ in samples[:: max(1, len(samples) // _LOOK)]:
+        with (
+            suppress(OSError, *_BOMBS),
+            Image.open(path) as image,
+        ):  # a bad one is named when it is decoded
+            sides_px.append(min(image.size))
+    median_px = int(np.median(sides_px)) if sides_px else 1
+    return min(median_px, params.max_size_px or median_px)
+
+
+def _recipe(params: RecipeParams, size_px: int, mean: Triple, std: Triple) -> Recipe:
     return Recipe(
-        size_px=params.size_px,
+        size_px=size_px,
         mean=mean,
         std=std,
         crop=params.crop,
@@ -144,4 +166,4 @@ def _write_split(
 
 
 if __name__ == "__main__":
-    run(lambda params: preprocess(params.preprocess))
+    run(lambda params: preprocess(params.preprocess, sys.argv[1]))

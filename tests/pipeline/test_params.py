@@ -45,7 +45,7 @@ def test_the_sections_are_frozen(repository: Path) -> None:
         ("  seed: 7", "", "params.yaml: train.seed: Field required"),
         ("  seed: 7", "  seed: many", "params.yaml: train.seed: Input should be a valid integer"),
         ("  seed: 7", "  seed: 7.5", "train.seed: Input should be a valid integer"),
-        ("crop: none", "crop: round", "preprocess.crop: Input should be 'none' or 'center'"),
+        ("crop: none\n", "crop: round\n", "preprocess.recipes.small.crop: Input should be 'none'"),
         ("epochs: 60", "epochs: 0", "train.epochs: Input should be greater than or equal to 1"),
         ("filters: [16, 32]", "filters: [16]", "train.filters.1: Field required"),
         ("train:", "trian:", "params.yaml: train: Field required"),

@@ -11,14 +11,14 @@ import pytest
 
 from core.bundle import Bundle
 from core.image import preprocess as serve
-from pipeline.dataset import MANIFEST, PREPARED, read_labels, read_recipe, read_split
+from pipeline.dataset import MANIFEST, prepared, read_labels, read_recipe, read_split
 from pipeline.export import CANDIDATE
 from pipeline.params import Params
 from pipeline.preprocess import channel_statistics, preprocess
 from pipeline.stage import StageError
 from pipeline.unzip import IMAGES
 
-from .conftest import COUNTS, Run
+from .conftest import COUNTS, SMALL, Run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -33,13 +33,13 @@ def images(run: Run, tmp_path: Path) -> Path:
 
 
 def rows(root: Path) -> list[dict[str, str]]:
-    with (root / PREPARED / MANIFEST).open(newline="") as file:
+    with (root / SMALL / MANIFEST).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_two_workers_write_the_same_bytes_as_one(run: Run, images: Path) -> None:
-    preprocess(dataclasses.replace(run.params.preprocess, workers=2), images)
-    assert contents(images / PREPARED) == contents(run.root / PREPARED)
+    preprocess(dataclasses.replace(run.params.preprocess, workers=2), "small", images)
+    assert contents(images / SMALL) == contents(run.root / SMALL)
 
 
 def test_the_train_path_and_the_serve_path_give_the_same_pixels(
@@ -48,7 +48,7 @@ def test_the_train_path_and_the_serve_path_give_the_same_pixels(
     recipe = Bundle.load(run.root / CANDIDATE).recipe
     for split in COUNTS:
         of_split = [row for row in rows(run.root) if row["split"] == split]
-        pixels = read_split(run.root / PREPARED, split).images
+        pixels = read_split(run.root / SMALL, split).images
         for row, trained_on in zip(of_split, pixels, strict=True):
             served, _ = serve(members[row["path"]], recipe, run.params.preprocess.max_pixels)
             assert np.array_equal(served, trained_on)
@@ -66,16 +66,16 @@ def test_the_manifest_has_a_row_for_every_image(run: Run, members: dict[str, byt
 
 def test_the_arrays_have_the_shape_that_the_model_sees(run: Run) -> None:
     for split, per_class in COUNTS.items():
-        prepared = read_split(run.root / PREPARED, split)
-        assert prepared.images.shape == (2 * per_class, 16, 16, 3)
-        assert prepared.images.dtype == np.uint8
-        assert prepared.indices.tolist() == [0] * per_class + [1] * per_class
-    assert read_labels(run.root / PREPARED) == ["disc", "square"]
+        found = read_split(run.root / SMALL, split)
+        assert found.images.shape == (2 * per_class, 16, 16, 3)
+        assert found.images.dtype == np.uint8
+        assert found.indices.tolist() == [0] * per_class + [1] * per_class
+    assert read_labels(run.root / SMALL) == ["disc", "square"]
 
 
 def test_mean_and_std_are_those_of_the_training_images(run: Run) -> None:
-    images = read_split(run.root / PREPARED, "train").images / 255
-    recipe = read_recipe(run.root / PREPARED)
+    images = read_split(run.root / SMALL, "train").images / 255
+    recipe = read_recipe(run.root / SMALL)
     assert recipe.mean == pytest.approx(images.mean(axis=(0, 1, 2)), abs=1e-6)
     assert recipe.std == pytest.approx(images.std(axis=(0, 1, 2)), abs=1e-6)
 
@@ -88,9 +88,10 @@ def test_channel_statistics_keep_the_channels_apart() -> None:
 
 
 def test_mean_and_std_can_be_given(run: Run, images: Path) -> None:
-    given = dataclasses.replace(run.params.preprocess, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
-    preprocess(given, images)
-    recipe = read_recipe(images / PREPARED)
+    params = run.params.preprocess
+    given = dataclasses.replace(params.recipes["small"], mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    preprocess(dataclasses.replace(params, recipes={"given": given}), "given", images)
+    recipe = read_recipe(images / prepared("given"))
     assert (recipe.mean, recipe.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 
 
@@ -101,4 +102,12 @@ def test_an_unreadable_image_stops_the_stage_and_is_named(
     broken = next((images / IMAGES / "valid" / "disc").iterdir())
     broken.write_bytes(broken.read_bytes()[:50])
     with pytest.raises(StageError, match=f"valid/disc/{broken.name}: .*damaged"):
-        preprocess(dataclasses.replace(small.preprocess, workers=workers), images)
+        preprocess(dataclasses.replace(small.preprocess, workers=workers), "small", images)
+
+
+def test_the_side_is_the_median_of_the_images_and_at_most_the_limit(run: Run, images: Path) -> None:
+    params = run.params.preprocess
+    for limit_px, side_px in ((None, 32), (20, 20)):
+        recipe = dataclasses.replace(params.recipes["small"], max_size_px=limit_px)
+        preprocess(dataclasses.replace(params, recipes={"auto": recipe}), "auto", images)
+        assert read_recipe(images / prepared("auto")).size_px == side_px
