@@ -5,6 +5,7 @@ from contextlib import ExitStack, asynccontextmanager, closing
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
@@ -15,16 +16,20 @@ from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api import problems
+from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, health, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results, stats
 from api.routes import problems as problem_routes
-from api.schemas import Problem, Result, Upload
+from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
+from monitoring.webhooks import telling
+from storage import uploads
 from storage.store import Store
 
 _DESCRIPTION = """\
@@ -48,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         with ExitStack() as stack:
             app.state.parts = await run_in_threadpool(_open, settings, stack)
             yield
+            app.state.parts.events.close()
 
     app = _Api(
         title="Pigeonhole",
@@ -70,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, model, health, problem_routes, docs):
+    for routes in (predict, results, stats, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -83,7 +89,7 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result)
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review)
         return document
 
 
@@ -102,14 +108,27 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = stack.enter_context(closing(Store.open(settings.database_url)))
+    store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
+    stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)
     metrics.watch_quality(store.database, settings.audit_share)
     metrics.expect_errors(code for code, kind in problems.CATALOG.items() if kind.status >= 500)
+    stack.enter_context(telling(settings, store.database, metrics))
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
-    return Parts(settings, store, engine, metrics, HttpMetrics(metrics.registry))
+    follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
+    uploads.settle_stale(store.database, settings.home)
+    return Parts(
+        settings,
+        store,
+        engine,
+        follower,
+        metrics,
+        HttpMetrics(metrics.registry),
+        Events(store.database),
+        thumbnailers=CapacityLimiter(settings.workers),
+    )

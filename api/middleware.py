@@ -18,6 +18,7 @@ from api.problems import answer, code_of
 log = structlog.get_logger("api")
 
 METHODS = frozenset(HTTPMethod)
+STREAMS = ("/v1/events",)  # how long somebody listens says nothing of how fast we are
 QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -105,6 +106,7 @@ class HeadAsGet:
             await send(message)
 
         scope["method"] = "GET"
+        scope["is_head"] = True  # for streams, which would not end
         await self.app(scope, receive, send_head)
 
 
@@ -127,7 +129,9 @@ class LastResort:
             if _is_plain_error(message):
                 is_replaced = True
                 code = code_of(message["status"])
-                await answer(scope["path"], code)(scope, receive, send)
+                kept = Headers(raw=message["headers"]).get("content-range")
+                headers = {"Content-Range": kept} if kept else {}
+                await answer(scope["path"], code, headers=headers)(scope, receive, send)
             elif not is_replaced:
                 await send(message)
 
@@ -152,7 +156,8 @@ def _count(scope: Scope, route: str, seen: _Seen, seconds: float) -> None:
     method = scope["method"] if scope["method"] in METHODS else "other"
     http = _parts(scope).http
     http.requests.labels(method, route, str(seen.status)).inc()
-    http.duration.labels(method, route).observe(seconds)
+    if route not in STREAMS:
+        http.duration.labels(method, route).observe(seconds)
     http.received.inc(seen.received_bytes)
     http.sent.inc(seen.sent_bytes)
     if route not in QUIET_ROUTES or seen.status >= 400:

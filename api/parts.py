@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from api.events import Events
 from core.bundle import Bundle
 from core.engine import Engine
+from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from storage.store import Store
@@ -19,8 +22,11 @@ class Parts:
     settings: Settings
     store: Store
     engine: Engine
+    follower: Follower
     metrics: Metrics
     http: HttpMetrics
+    events: Events
+    thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
 
     @property
     def bundle(self) -> Bundle:

@@ -35,14 +35,31 @@ CATALOG = {
     ),
     "not_found": Kind(404, "No such address", "See /docs for the addresses that there are."),
     "result_not_found": Kind(404, "No such result", "Ask GET /v1/results for the ids."),
+    "image_not_found": Kind(
+        404, "No image any more", "It was not kept, or was moved or deleted since; the row stays."
+    ),
+    "no_thumbnail": Kind(404, "No small picture of this", "Ask for ?size=full, the file itself."),
     "method_not_allowed": Kind(
         405, "Not with this method", "The header Allow names the methods of this address."
+    ),
+    "not_classified": Kind(
+        409, "Nothing to correct", "Only results with a label can be corrected."
+    ),
+    "precondition_failed": Kind(
+        412, "Somebody was faster", "Read the result again; send its ETag as If-Match."
+    ),
+    "precondition_required": Kind(
+        428, "No version is named", "Send the ETag of the result as If-Match."
     ),
     "body_too_large": Kind(
         413, "Too many bytes", "Send a smaller image, or raise PIGEONHOLE_MAX_BODY_BYTES."
     ),
     "not_multipart": Kind(
         415, "Not a form with a file", "Send multipart/form-data with a part named `file`."
+    ),
+    "not_json": Kind(415, "Not JSON", "Send application/json."),
+    "range_not_satisfiable": Kind(
+        416, "Nothing in this range", "Content-Range says how many bytes there are."
     ),
     "unsupported_format": Kind(
         415, "Not an image that we can read", "Convert the file to JPEG or PNG."
@@ -66,6 +83,9 @@ CATALOG = {
     "database_unavailable": Kind(
         503, "The database does not answer", "Wait as long as Retry-After says; ask again."
     ),
+    "cannot_store": Kind(
+        507, "The image cannot be kept", "Make room below PIGEONHOLE_HOME, or give access to it."
+    ),
     "internal_error": Kind(
         500, "A fault of ours", "The log of the API says more; please report it."
     ),
@@ -77,6 +97,7 @@ _OF_STATUS = {
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
+    416: "range_not_satisfiable",
     422: "bad_parameter",
     503: "busy",
 }

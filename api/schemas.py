@@ -8,10 +8,12 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 from pydantic.config import JsonDict
 
+from storage import reviews
 from storage.results import Order, ResultFilter, Source, Status
+from storage.statistics import Resolution
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
 _MAX_TEXT = 255
@@ -140,11 +142,123 @@ class ResultPage(Wire):
     next_cursor: str | None = Field(description="give it as `cursor`; null: there are no more")
 
 
+# No control characters, no ends of lines, no halves of surrogates, nothing blank at either end.
+_IN_LABEL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff"
+_LABEL = re.compile(rf"[^\s{_IN_LABEL}](?:[^{_IN_LABEL}]*[^\s{_IN_LABEL}])?")
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError("must be one line of text, with no blank at either end")
+    return text
+
+
+class Correction(Wire):
+    """What it really is; null takes back what was said."""
+
+    corrected_label: (
+        Annotated[
+            str,
+            AfterValidator(_label),
+            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": f"^{_LABEL.pattern}$"}),
+        ]
+        | None
+    ) = Field(examples=["cat"])
+
+    def meaning(self) -> reviews.Review:
+        """The same as the store writes it down."""
+        return reviews.Review(self.corrected_label is not None, self.corrected_label)
+
+
+class Confirmation(Wire):
+    """A person has looked, and it is right as it stands; false takes back what was said."""
+
+    reviewed: bool = Field(strict=True)
+
+    def meaning(self) -> reviews.Review:
+        """The same as the store writes it down."""
+        return reviews.Review(self.reviewed, keeps_correction=self.reviewed)
+
+
+class Review(RootModel[Correction | Confirmation]):
+    """What a person says of a result."""
+
+
 class Labels(Wire):
     """The labels that the model knows, in the order of its class indices."""
 
     labels: list[str] = Field(examples=[["cat", "dog"]])
     model: ModelRef
+
+
+Counts = dict[str, Annotated[int, Field(ge=0)]]
+
+
+class StatsBucket(Wire):
+    """The results of one minute, hour or day."""
+
+    start: Timestamp
+    images: int = Field(ge=0)
+    by_status: Counts = Field(examples=[{"classified": 40, "quarantined": 2}])
+    by_label: Counts = Field(examples=[{"cat": 30, "dog": 10}])
+
+
+class Rate(Wire):
+    """Results per second."""
+
+    last_minute: float = Field(ge=0)
+    last_hour: float = Field(ge=0)
+
+
+class Latency(Wire):
+    """Below which so many per cent of the latencies lie, within 5 %; null without results."""
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+
+
+class ReviewCounts(Wire):
+    """What waits for people, what they have looked at, and how much of that they corrected."""
+
+    waiting: int = Field(ge=0)
+    reviewed: int = Field(ge=0)
+    corrected: int = Field(ge=0)
+
+
+class Estimate(Wire):
+    """A share with its 95 % interval."""
+
+    value: Share
+    lower: Share
+    upper: Share
+    images: int = Field(ge=0)
+
+
+class Quality(Wire):
+    """How good the present model's latest answers are; null: not known yet."""
+
+    estimated_accuracy: Estimate | None = Field(description="the mean calibrated confidence")
+    reviewed_accuracy: Estimate | None = Field(description="what people said of a random sample")
+    audit_waiting: int = Field(ge=0, description="results of that sample to be looked at")
+    label_drift: float | None = Field(description="PSI of labels against the bundle's reference")
+
+
+class Stats(Wire):
+    """The results of a span of time, counted; how fast, how good."""
+
+    since: Timestamp | None = Field(description="null: from the first result on")
+    until: Timestamp
+    bucket: Resolution
+    images: int = Field(ge=0)
+    by_status: Counts = Field(examples=[{"classified": 40, "quarantined": 2}])
+    by_label: Counts = Field(examples=[{"cat": 30, "dog": 10}])
+    buckets: list[StatsBucket] = Field(description="oldest first; those without results left out")
+    rate: Rate
+    latency_ms: Latency
+    reviews: ReviewCounts
+    quality: Quality | None
 
 
 class Recipe(Wire):
@@ -184,6 +298,9 @@ class Health(Wire):
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = Field(examples=[{"database": "ok", "model": "ok", "disk": "ok"}])
+    notes: dict[str, str] = Field(
+        default_factory=dict, description="what to know of, though it keeps nothing from working"
+    )
 
 
 class ProblemItem(BaseModel):
@@ -221,6 +338,28 @@ class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     store: bool = Field(True, description="`false`: answer, but keep no record")
+
+
+class StatsQuery(BaseModel):
+    """The parameters of GET /v1/stats."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Moment | None = Field(None, description="classified then or later; default: ever")
+    until: Moment | None = Field(None, description="classified before then; default: now")
+    bucket: Resolution | None = Field(
+        None, description="default: what gives a chart of some hundred points"
+    )
+
+
+class ImageQuery(BaseModel):
+    """The parameters of GET /v1/results/{id}/image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: Literal["thumb", "full"] = Field(
+        "full", description="`thumb`: a JPEG of at most 256 pixels; `full`: the file itself"
+    )
 
 
 class ResultQuery(BaseModel):

@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.events import Events
 from core.errors import SettingsError
 from core.settings import Settings
 from monitoring import logs
@@ -90,8 +91,21 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         host, port = listening.getsockname()[:2]
         log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         with _signals_only_stop_the_server():
-            await uvicorn.Server(config).serve(sockets=[listening])
+            await _Server(config, app.state.parts.events).serve(sockets=[listening])
     log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which waits for every answer to end, told to those that do not end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, events: Events) -> None:
+        super().__init__(config)
+        self._events = events
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then wait for the rest."""
+        self._events.close()
+        await super().shutdown(sockets)
 
 
 @contextmanager

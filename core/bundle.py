@@ -136,8 +136,11 @@ class Bundle:
 
 def locate(home: Path) -> Path:
     """The folder of the bundle that serves: the promoted one, else the starter that we ship."""
-    promoted = home / "models" / "current"
-    return promoted if promoted.exists() else STARTER
+    try:
+        # Resolved: whoever reads file after file must not meet two models.
+        return (home / "models" / "current").resolve(strict=True)
+    except OSError:
+        return STARTER
 
 
 def read_manifest(folder: Path) -> Manifest:

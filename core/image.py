@@ -122,6 +122,18 @@ def decode(
         ) from error
 
 
+def thumbnail(data: bytes, max_pixels: int, side_px: int) -> bytes:
+    """A small JPEG of anything in `FORMATS`, upright, at most `side_px` wide and high.
+
+    Raises `ImageError`.
+    """
+    small = decode(data, max_pixels, at_least_px=side_px // 2).image
+    small.thumbnail((side_px, side_px), reducing_gap=2.0)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
 def _load(
     image: Image.Image, max_pixels: int, background: tuple[int, int, int], at_least_px: int | None
 ) -> Decoded:

@@ -84,6 +84,14 @@ class Stamp:
     size_bytes: int
     mtime_ns: int
 
+    def is_same_file(self, other: "Stamp") -> bool:
+        """Whether these are one unchanged file, also after its file system was mounted anew.
+
+        Network mounts and some others get another device number each time.
+        """
+        mine, theirs = (self.inode, self.size_bytes), (other.inode, other.size_bytes)
+        return mine == theirs and self.mtime_ns == other.mtime_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -102,7 +110,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """The bytes of one image: their hash, the name they came under, and their number."""
+    """The bytes of one image: their hash, the name they came under, and their number.
+
+    `filename` is text; what the file system knows it by is `core.names.original(filename)`.
+    """
 
     sha256: str
     filename: str

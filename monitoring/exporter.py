@@ -45,11 +45,12 @@ class Exporter:
         *,
         live: Mapping[str, Check],
         ready: Mapping[str, Check],
+        notes: Mapping[str, Check] | None = None,
     ) -> None:
         pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
             "/metrics": lambda: (200, CONTENT_TYPE, metrics.exposition()),
             "/livez": lambda: _health(examine(live)),
-            "/readyz": lambda: _health(examine(ready)),
+            "/readyz": lambda: _health(examine(ready, notes)),
         }
 
         def application(

@@ -36,6 +36,7 @@ from core.statistics import Reference
 from core.types import Failure, InputStatistics, Outcome
 from monitoring import quality
 from storage.database import Database
+from storage.outbox import Backlog
 
 log = structlog.get_logger(__name__)
 # Else a second series beside each counter, which nobody asks for.
@@ -95,6 +96,9 @@ class Metrics:
             "watch_events", "Files found, by what made us look", "source"
         )
         self._errors = self._counter("errors", "Images that failed, and other errors", "code")
+        self._overflows = self._counter(
+            "watch_overflows", "How often the kernel threw file events away; a scan follows"
+        )
         self._reloads = self._counter("model_reloads", "Attempts to load a model", "result")
         self._labels = _BoundedLabels(SHOWN_LABELS)
         self._infos = _Infos()
@@ -102,7 +106,8 @@ class Metrics:
         self._manifest: Manifest | None = None
         self._seen: deque[InputStatistics] = deque(maxlen=quality.RECENT_IMAGES)
         self._database: tuple[Database, float] | None = None
-        self.registry.register(_Quality(self._quality, self._input_drift))
+        self._qualities = _Quality(self._quality, self._input_drift)
+        self.registry.register(self._qualities)
         self._start_at_zero()
 
     def stage(self, name: str, seconds: float) -> None:
@@ -147,11 +152,46 @@ class Metrics:
         self._seen.clear()  # another recipe may see the same images otherwise
         self._infos.show("model", _model_families(manifest))
 
+    def model_refused(self) -> None:
+        """A bundle was promoted that does not load; the one before goes on answering."""
+        self._reloads.labels("failure").inc()
+
     def watcher_mode(self, mode: str) -> None:
         """How the watcher learns of files: `native` or `polling`."""
         meaning = "How the watcher learns of files"
         family = InfoMetricFamily("pigeonhole_watcher_mode", meaning, value={"mode": mode})
         self._infos.show("mode", [family])
+
+    def watcher_paused(self, reason: str | None, reasons: Sequence[str]) -> None:
+        """Why no file is taken now: one of `reasons`, or None while work goes on."""
+        family = GaugeMetricFamily(
+            "pigeonhole_watcher_paused",
+            "1 while no file is taken from the inbox, by reason",
+            labels=["reason"],
+        )
+        for each in reasons:
+            family.add_metric([each], float(each == reason))
+        self._infos.show("paused", [family])
+
+    def overflowed(self, times: int) -> None:
+        """The kernel threw file events away so many times."""
+        self._overflows.inc(times)
+
+    def scanned(self, now_s: float) -> None:
+        """The inbox was listed whole at this Unix time."""
+        self._moment("last_scan_timestamp_seconds", "When the inbox was last listed", now_s)
+
+    def heartbeat(self, now_s: float) -> None:
+        """The watcher's own picture has passed every stage at this Unix time."""
+        self._moment(
+            "heartbeat_last_seen_timestamp_seconds",
+            "When the watcher's own picture last passed every stage",
+            now_s,
+        )
+
+    def _moment(self, name: str, meaning: str, now_s: float) -> None:
+        """A time of this process's life; no series before the first."""
+        self._infos.show(name, [GaugeMetricFamily(f"pigeonhole_{name}", meaning, value=now_s)])
 
     def watch_inbox(self, look: Callable[[], "InboxState"]) -> None:
         """Read the state of the inbox at every scrape."""
@@ -164,6 +204,10 @@ class Metrics:
     def watch_quality(self, database: Database, audit_share: float) -> None:
         """Ask the database how good the present model's answers are, at most every 15 s."""
         self._database = (database, audit_share)
+
+    def known_quality(self, *, at_once: bool = False) -> quality.Quality | None:
+        """What was last known; `at_once`: not older than 15 s, which may take a while."""
+        return self._qualities.look() if at_once else self._qualities.known
 
     def expect_errors(self, codes: Iterable[str]) -> None:
         """Codes that may come: born at 0, so that rate() sees the first."""
@@ -241,6 +285,50 @@ class HttpMetrics:
         self.sent = Counter(
             "pigeonhole_http_response_bytes", "Bytes of response bodies", registry=registry
         )
+
+
+class WebhookMetrics:
+    """What the deliverer of a webhook adds; the outbox is asked at every scrape."""
+
+    def __init__(self, registry: CollectorRegistry, ask: Callable[[], Backlog]) -> None:
+        self._deliveries = Counter(
+            "pigeonhole_webhook_deliveries",
+            "Attempts to tell the webhook of a result",
+            ("result",),
+            registry=registry,
+        )
+        for result in ("delivered", "failed", "given_up"):
+            self._deliveries.labels(result)
+        registry.register(_Outbox(ask))
+
+    def told(self, result: str, events: int) -> None:
+        """`delivered`, `failed` (it will be tried again) or `given_up`."""
+        self._deliveries.labels(result).inc(events)
+
+
+class _Outbox(Collector):
+    def __init__(self, ask: Callable[[], Backlog]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[Metric]:
+        events = GaugeMetricFamily(
+            "pigeonhole_webhook_events", "Results that the webhook does not know", labels=["state"]
+        )
+        oldest = GaugeMetricFamily(
+            "pigeonhole_webhook_oldest_event_timestamp_seconds",
+            "When the oldest of those that wait was recorded",
+        )
+        try:
+            backlog = self._ask()
+        except Exception as error:  # noqa: BLE001 - other metrics must not go with it
+            log.warning("no answer about the outbox", reason=str(error))
+        else:
+            events.add_metric(["waiting"], backlog.waiting)
+            events.add_metric(["given_up"], backlog.given_up)
+            if backlog.oldest_at is not None:
+                oldest.add_metric([], backlog.oldest_at.timestamp())
+        yield events
+        yield oldest
 
 
 class _BoundedLabels:
@@ -398,12 +486,12 @@ class _Quality(Collector):
     ) -> None:
         self._ask = ask
         self._input_drift = input_drift
-        self._known: quality.Quality | None = None
+        self.known: quality.Quality | None = None
         self._asked_s = -math.inf
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        known = self._look()
+        known = self.look()
         yield from _estimate_families(
             "estimated",
             "Mean calibrated confidence of the latest answers",
@@ -430,16 +518,17 @@ class _Quality(Collector):
             drift.add_metric([kind], score)
         yield drift
 
-    def _look(self) -> quality.Quality | None:
+    def look(self) -> quality.Quality | None:
+        """Ask if it is time to."""
         with self._lock:
             if time.monotonic() - self._asked_s >= _QUALITY_S:
                 try:
-                    self._known = self._ask()
+                    self.known = self._ask()
                 except Exception as error:  # noqa: BLE001 - other metrics must not go with it
                     log.warning("no answer about quality", reason=str(error))
-                    self._known = None
+                    self.known = None
                 self._asked_s = time.monotonic()
-            return self._known
+            return self.known
 
 
 def _estimate_families(

@@ -20,10 +20,14 @@ _LARGEST_ANSWER = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What /readyz said: `complaints` when unready; a stranger is some other program."""
+    """What /readyz said: `complaints` when unready; a stranger is some other program.
+
+    `notes`: what it says besides, though it is ready.
+    """
 
     state: Literal["ready", "unready", "silent", "stranger"]
     complaints: str = ""
+    notes: str = ""
 
 
 def api(settings: Settings) -> str:
@@ -91,8 +95,11 @@ def _url(host: str, port: int) -> str:
 
 def _understood(status: int, body: bytes) -> Answer:
     try:
-        checks = json.loads(body)["checks"]
-        complaints = [f"{name}: {text}" for name, text in checks.items() if text != "ok"]
+        report = json.loads(body)
+        complaints = [f"{name}: {text}" for name, text in report["checks"].items() if text != "ok"]
+        notes = "; ".join(f"{name}: {text}" for name, text in report.get("notes", {}).items())
     except (ValueError, KeyError, TypeError, AttributeError):
         return Answer("stranger", f"answers {status} to /readyz")
-    return Answer("unready", "; ".join(complaints)) if complaints else Answer("ready")
+    if complaints:
+        return Answer("unready", "; ".join(complaints), notes)
+    return Answer("ready", notes=notes)

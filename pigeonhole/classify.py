@@ -15,16 +15,17 @@ from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.ids import uuid7
 from core.image import FORMATS
+from core.names import written
 from core.settings import Settings
 from core.types import Failure, ImageRef, ModelRef, Outcome
 from pigeonhole import output
-from pigeonhole.escape import as_text, printable
+from pigeonhole.escape import printable
 from pigeonhole.talk import counted, say
 from pigeonhole.terminal import Bar
 from storage.export import PIECE_BYTES
 from storage.results import Result, ResultError
+from storage.rules import is_ignored
 from storage.store import Finished, Store
-from watcher.scan import is_ignored
 
 BATCH_BYTES = 64 * 1024**2  # in memory at once, unless a single file is larger
 _BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image
@@ -45,7 +46,7 @@ def run(
     walk = Walk(paths, recursive=recursive)
     with ExitStack() as opened:
         engine = opened.enter_context(_engine(settings))
-        kept = opened.enter_context(closing(Store.open(settings.database_url))) if store else None
+        kept = opened.enter_context(closing(_opened(settings))) if store else None
         bar = opened.enter_context(Bar(walk.count))
         work = Work(settings, engine, kept, bar)
         output.write(
@@ -210,7 +211,7 @@ class Work:
                 digest = sha256.hexdigest()
         except OSError as error:
             content = Failure(_UNREADABLE, f"{error.strerror}. Check the file and its permissions.")
-        ref = ImageRef(digest, as_text(path.name), size_bytes)
+        ref = ImageRef(digest, written(path.name), size_bytes)
         return _Read(path, ref, content, received_at, started_s)
 
     def _classify(self, batch: Sequence[_Read]) -> list[Result]:
@@ -222,7 +223,7 @@ class Work:
             for image, outcome in zip(batch, outcomes, strict=True)
         ]
         results = self._record(finished, now)
-        paths = (as_text(str(image.path.absolute())) for image in batch)
+        paths = (written(str(image.path.absolute())) for image in batch)
         return [replace(result, path=path) for result, path in zip(results, paths, strict=True)]
 
     def _outcomes(self, batch: Sequence[_Read]) -> list[Outcome]:
@@ -264,6 +265,10 @@ class Work:
             (next(rows) or result) if item.image.sha256 else result
             for item, result in zip(finished, unrecorded, strict=True)
         ]
+
+
+def _opened(settings: Settings) -> Store:
+    return Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
 
 
 def _unrecorded(item: Finished, model: ModelRef, min_confidence: float, now: datetime) -> Result:

@@ -15,7 +15,7 @@ from core import bundle
 from core.bundle import Bundle
 from core.classify import softmax
 from core.statistics import measure, reference
-from core.types import Scores
+from core.types import ImageInfo, Scores
 from pipeline import (
     calibrate,
     compare,
@@ -34,8 +34,8 @@ from pipeline.dataset import (
     MANIFEST,
     Split,
     prepared,
-    read_images_info,
     read_labels,
+    read_manifest,
     read_recipe,
     read_split,
 )
@@ -282,10 +282,10 @@ def _lineage(params: Params, chosen: _Chosen, root: Path) -> dict[str, Any]:
 
 def _reference(chosen: _Chosen, images: Path) -> dict[str, Any]:
     answers = variants.valid_logits(chosen.folder).argmax(axis=1)
-    infos = read_images_info(images, "valid")
+    rows = [row for row in read_manifest(images) if row.split == "valid"]
     measured = [
-        measure(np.array(pixels), info)
-        for pixels, info in zip(chosen.valid.images, infos, strict=True)
+        measure(np.array(pixels), ImageInfo(int(row.width_px), int(row.height_px), row.format))
+        for pixels, row in zip(chosen.valid.images, rows, strict=True)
     ]
     return reference([chosen.labels[index] for index in answers], measured).to_dict()
 

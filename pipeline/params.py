@@ -16,9 +16,11 @@ Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Portion = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Names = tuple[str, ...]
+Share = Annotated[float, Field(gt=0, le=0.33)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
@@ -33,12 +35,22 @@ class ParamsError(PigeonholeError):
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
 class Unzip:
-    """Which zip, and what it may be at most. `max_ratio`: unpacked bytes per byte of the zip."""
+    """Which zip, what it may be at most, and how splits are cut that it does not have.
+
+    `max_ratio`: unpacked bytes per byte of the zip. `valid_share`, `test_share`: of the images of
+    each class in train. `near_duplicate_levels`: up to which difference images stay on one side
+    (see `pipeline.similarity`). `workers`: processes; 0 is one per core.
+    """
 
     archive: str
     max_files: Count
     max_total_bytes: Count
     max_ratio: Count
+    valid_share: Share
+    test_share: Share
+    split_seed: Size
+    near_duplicate_levels: Annotated[float, Field(ge=0)]
+    workers: Size
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
@@ -79,7 +91,7 @@ class Augment:
     brightness, contrast and saturation change by up to this share.
     """
 
-    crop: Share
+    crop: Portion
     flip: bool
     light: Annotated[float, Field(ge=0, lt=1)]
 
@@ -108,7 +120,7 @@ class Fit(FitRules):
 
     epochs: Count
     learning_rate: Positive
-    grow_from: Share = 1.0
+    grow_from: Portion = 1.0
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
@@ -135,7 +147,7 @@ class Residual:
     dropout: Dropout
     epochs: Count
     learning_rate: Positive
-    grow_from: Share
+    grow_from: Portion
 
 
 TrainVariant = Annotated[Cnn | Residual, Field(discriminator="network")]
@@ -218,6 +230,27 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
+class Gate:
+    """What a challenger must meet to take the champion's place; see docs/models.md.
+
+    `confidence`: of the intervals, from `resamples` bootstrap samples. Drops, floors and `max_ece`
+    are shares, 0..1. Latency: the 95th percentile of one image on one thread; memory: the peak of a
+    process that serves the model.
+    """
+
+    seed: Size
+    resamples: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    max_drop: Ratio
+    max_class_drop: Ratio
+    min_accuracy: Ratio
+    min_recall: Ratio
+    max_ece: Ratio
+    max_latency_ms: Annotated[float, Field(gt=0)]
+    max_memory_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
 class Params:
     """All of params.yaml."""
 
@@ -228,6 +261,7 @@ class Params:
     select: Select
     calibrate: Calibrate
     export: Export
+    gate: Gate
 
 
 _PARAMS = TypeAdapter(Params)

@@ -38,6 +38,18 @@ def told() -> Iterator[None]:
         sys.exit(1)
 
 
+def shown(name: str) -> str:
+    """A stranger's text for a terminal: what is not printable is spelled out, never obeyed."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def fresh_folder(folder: Path) -> Path:
     """An empty folder. What was there is unlinked, not written to: DVC links it to its cache."""
     shutil.rmtree(folder, ignore_errors=True)

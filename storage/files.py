@@ -104,7 +104,7 @@ def put_reason(target: Path, reason: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            _give_name(part, path)
+            give_name(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -115,15 +115,24 @@ def reason_path(target: Path) -> Path:
     return target.with_name(os.fsdecode(name) + REASON_SUFFIX)
 
 
-def remove(source: Path, stamp: Stamp) -> bool:
-    """Take the file out of the inbox if it is still ours; returns whether it is gone."""
+def remove(source: Path, stamp: Stamp, done_suffix: str = "") -> bool:
+    """Take the file out of the inbox if it is still ours; returns whether it is gone.
+
+    Its done-file goes first: one that stayed behind would vouch for the next file of this name.
+    """
     try:
         if stamp_of(source.lstat()) != stamp:
             return False
+        if done_suffix:
+            _done_file(source, done_suffix).unlink(missing_ok=True)
         source.unlink()
     except _GONE:
         return True
     return True
+
+
+def _done_file(source: Path, suffix: str) -> Path:
+    return source.with_name(source.name + suffix)
 
 
 def sync_folders(folders: Iterable[Path]) -> None:
@@ -258,7 +267,7 @@ def _copy(source: Path, stamp: Stamp, target: Path, part: Path) -> Path | None:
             os.utime(file.fileno(), ns=(stamp.mtime_ns, stamp.mtime_ns))
             os.fsync(file.fileno())
             _check_copy(descriptor, stamp, file.fileno(), part)
-        _give_name(part, target)
+        give_name(part, target)
     except ChangedError:
         return None
     finally:
@@ -274,7 +283,7 @@ def _check_copy(original: int, stamp: Stamp, copy: int, part: Path) -> None:
         raise BlockingIOError(errno.EAGAIN, "another process files this too", str(part))
 
 
-def _give_name(part: Path, target: Path) -> None:
+def give_name(part: Path, target: Path) -> None:
     """Show a finished file under its name; raises `FileExistsError` rather than replace another."""
     try:
         os.link(part, target)

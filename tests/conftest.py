@@ -2,15 +2,21 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import onnx
 import pytest
 from PIL import Image
+from sqlalchemy import text
 
 from core import bundle
 from core.recipe import Recipe
+from storage.database import Database
+from storage.schema import metadata
+from storage.store import Store
+from tests import postgresql
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -81,6 +87,34 @@ def rgb_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def french_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in other words: a label says which of the two bundles answered."""
+    folder = tmp_path_factory.mktemp("bundles") / "french"
+    bundle.write(
+        folder,
+        name="french",
+        weights=rgb_model,
+        labels=["rouge", "vert", "bleu"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def broken_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole on disk, but its network has one answer less than it has labels."""
+    folder = tmp_path_factory.mktemp("bundles") / "broken"
+    bundle.write(
+        folder,
+        name="broken",
+        weights=rgb_model,
+        labels=["red", "green", "blue", "purple"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def paint() -> Callable[..., bytes]:
     """`paint("red", (W, H), "JPEG", **how_to_save)`: the bytes of an image of one colour."""
 
@@ -96,3 +130,28 @@ def paint() -> Callable[..., bytes]:
         return file.getvalue()
 
     return paint
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """A real server on loopback, for all tests of this run."""
+    with postgresql.running() as server:
+        if server is None:
+            pytest.skip("NOT TESTED: PostgreSQL; install Debian's package `postgresql`")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _migrated_in_postgresql(postgresql_server: postgresql.Server) -> str:
+    url = postgresql_server.create("for_each_test")
+    Store.open(url).close()
+    return url
+
+
+@pytest.fixture
+def empty_in_postgresql(_migrated_in_postgresql: str) -> str:
+    """The URL of a migrated database without rows, on a real server."""
+    with closing(Database(_migrated_in_postgresql)) as database, database.write() as connection:
+        tables = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
+    return _migrated_in_postgresql

@@ -1,7 +1,6 @@
 """One batch: claim, read once, classify, commit, put away. It may be stopped after any step."""
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import Any
 import structlog
 
 from core.engine import Engine
+from core.names import written
 from core.settings import Settings
 from core.types import Delivery, Failure, ImageRef, Outcome, Stamp
 from monitoring.metrics import Metrics
 from storage import files
 from storage.results import Result
 from storage.store import Filing, Finished, Store
-from watcher import owner
+from watcher import faults, owner
+from watcher.heartbeat import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -64,11 +65,19 @@ class _Image:
 class Worker:
     """Takes batches of settled files from the inbox to their rows and their folders."""
 
-    def __init__(self, settings: Settings, store: Store, engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        metrics: Metrics,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._engine = engine
         self._metrics = metrics
+        self._heartbeat = heartbeat
         self._me = owner.this_process()
 
     def work(self, batch: Mapping[str, Stamp], first_seen_s: Mapping[str, float]) -> Tally:
@@ -90,8 +99,13 @@ class Worker:
             tally += self.work({suspect.path: suspect.stamp}, first_seen_s)
         return tally
 
-    def recover(self) -> int:
-        """Put away what somebody who died has left: rows that stand, files still in the inbox."""
+    def recover(self, *, after_fault: bool = False) -> int:
+        """Put away what somebody who died has left: rows that stand, files still in the inbox.
+
+        `after_fault`: what we held ourselves is free again, for its work broke off in the middle.
+        """
+        if after_fault:
+            self._store.release_all(self._me)
         dead = [name for name in self._store.owners() if owner.is_dead(name)]
         if dead:
             self._store.end_leases(dead)
@@ -109,7 +123,7 @@ class Worker:
         images = [image for image in map(self._read, claimed) if image is not None]
         if not images:
             return Tally(put_off=len(claimed))
-        finished = self._classify(images)
+        finished = self._without_heartbeat(self._classify(images))
         filings = self._record(finished)
         now_s = time.monotonic()
         for filing, outcome in filings:
@@ -119,7 +133,8 @@ class Worker:
             _tell(filing)
         self._put_away([filing for filing, _ in filings])
         bad = sum(isinstance(outcome, Failure) for _, outcome in filings)
-        return Tally(len(filings) - bad, bad, len(claimed) - len(filings))
+        beats = len(images) - len(finished)
+        return Tally(len(filings) - bad, bad, len(claimed) - beats - len(filings))
 
     def _read(self, delivery: Delivery) -> _Image | None:
         started_s = time.monotonic()
@@ -137,7 +152,7 @@ class Worker:
         except OSError as error:
             self._postpone(delivery, error)
             return None
-        name = _text(PurePath(delivery.path).name)
+        name = written(PurePath(delivery.path).name)
         return _Image(
             delivery, ImageRef(digest, name, delivery.stamp.size_bytes), content, started_s
         )
@@ -192,6 +207,22 @@ class Worker:
             for image in images
         ]
 
+    def _without_heartbeat(self, finished: Sequence[Finished]) -> list[Finished]:
+        """Our own picture has passed the model: it leaves no row, only the time."""
+        rest = []
+        for item in finished:
+            if self._heartbeat and item.delivery and self._heartbeat.is_of(item.delivery):
+                self._store.forget([item.delivery])
+                self._heartbeat.arrive(item.delivery, item.outcome, self._top_folder())
+            else:
+                rest.append(item)
+        return rest
+
+    def _top_folder(self) -> Path | None:
+        """Below which classified files are kept; None where policy keeps no second name."""
+        name = {"sort": "sorted", "archive": "archive"}.get(self._settings.after)
+        return self._settings.home / name if name else None
+
     def _record(self, finished: Sequence[Finished]) -> list[tuple[Filing, Outcome]]:
         """Commit; what somebody else has taken over meanwhile is left to them."""
         started = time.perf_counter()
@@ -216,21 +247,25 @@ class Worker:
         """Link all, sync, unlink all, sync, close; the next start finishes what a crash left."""
         started = time.perf_counter()
         placed: list[tuple[Filing, Path | None]] = []
+        hindrance: OSError | None = None
         for filing in filings:
             try:
                 placed.append((filing, self._place(filing)))
             except OSError as error:
                 self._leave_for_later(filing, error)
+                hindrance = error if faults.blocks_all(error) else hindrance
         files.sync_folders(target.parent for _, target in placed if target)
         keep = self._settings.after == "keep"
         if not keep:
-            self._take_out([filing.delivery for filing, _ in placed])
+            self._take_out([filing.delivery for filing, _ in placed])  # raises: all is tried again
         self._store.finish(
             [(filing.delivery.id, self._shown(filing, target)) for filing, target in placed],
             keep=keep,
         )
         if placed:
             self._metrics.stage("file", time.perf_counter() - started)
+        if hindrance:
+            raise hindrance  # the next file would meet it too
 
     def _place(self, filing: Filing) -> Path | None:
         """Where the file is kept from now on; None where policy keeps no second name."""
@@ -258,7 +293,7 @@ class Worker:
     def _take_out(self, taken: Sequence[Delivery]) -> None:
         sources = [self._settings.inbox / delivery.path for delivery in taken]
         for source, delivery in zip(sources, taken, strict=True):
-            files.remove(source, delivery.stamp)
+            files.remove(source, delivery.stamp, self._settings.done_suffix)
         files.sync_folders(source.parent for source in sources)
 
     def _leave_for_later(self, filing: Filing, error: OSError) -> None:
@@ -278,7 +313,7 @@ class Worker:
         if target is None:
             return None
         home = self._settings.home
-        return _text(str(target.relative_to(home) if target.is_relative_to(home) else target))
+        return written(str(target.relative_to(home) if target.is_relative_to(home) else target))
 
     def _is_the_same(self, filing: Filing) -> bool:
         """Whether the inbox holds what the row speaks of: a stamp can be imitated, not a hash."""
@@ -313,7 +348,7 @@ def _reason(delivery: Delivery, result: Result) -> dict[str, Any]:
     return {
         "code": result.error.code if result.error else None,
         "detail": result.error.detail if result.error else None,
-        "file": _text(delivery.path),
+        "file": written(delivery.path),
         "id": result.id,
         "sha256": result.sha256,
         "bytes": result.size_bytes,
@@ -322,11 +357,6 @@ def _reason(delivery: Delivery, result: Result) -> dict[str, Any]:
         "quarantined_at": result.classified_at.isoformat(),
         "model": {"name": result.model.name, "version": result.model.version},
     }
-
-
-def _text(path: str) -> str:
-    """A path as text: bytes that are not UTF-8 are written out as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _now() -> datetime:

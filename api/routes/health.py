@@ -18,7 +18,13 @@ router = APIRouter(tags=["operations"])
 MIN_FREE_BYTES = 64 * 1024**2
 
 
-@router.get("/livez", summary="Is it alive?", response_model=Health, responses=responses())
+@router.get(
+    "/livez",
+    summary="Is it alive?",
+    response_model=Health,
+    response_model_exclude_unset=True,
+    responses=responses(),
+)
 async def get_livez() -> dict[str, Any]:
     """Whether the process answers at all; if not, restart it."""
     return examine({}).to_dict()
@@ -28,11 +34,12 @@ async def get_livez() -> dict[str, Any]:
     "/readyz",
     summary="Can it work?",
     response_model=Health,
+    response_model_exclude_unset=True,
     responses={**responses(), 503: {"description": "Not ready, and why", "model": Health}},
 )
 def get_readyz(parts: Given, response: Response) -> dict[str, Any]:
     """Whether it can do its work: database, model, disk."""
-    report = examine(_checks(parts))
+    report = examine(_checks(parts), {"model": parts.follower.complaint})
     response.status_code = report.status
     return report.to_dict()
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,11 +90,16 @@ class Server:
 def serving(home: Path, **variables: str) -> Iterator[Server]:
     """A process that serves on a free port; at the end SIGTERM must end it well."""
     with start(home, **variables) as process:
+        said: list[str] = []
+        drain = threading.Thread(target=lambda: said.extend(process.stderr or ()))
+        running = _listening(process)
+        drain.start()  # a pipe that nobody reads stops the process when it is full
         try:
-            yield _listening(process)
+            yield running
         finally:
             process.send_signal(signal.SIGTERM)
-            said = process.communicate(timeout=30)[1]
+            process.wait(timeout=30)
+            drain.join()
         assert process.returncode == 0, said
 
 

@@ -1,6 +1,7 @@
 """POST /v1/predict, from the bytes to the row."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,12 +41,12 @@ def test_an_image_gets_its_label_and_its_row(client: TestClient, paint: Paint, c
     Result.model_validate(result)
     assert result["label"] == {"lime": "green"}.get(color, color)
     assert result["scores"][0] == {"label": result["label"], "score": result["confidence"]}
-    assert {key: result[key] for key in ("filename", "source", "status", "error", "path")} == {
+    assert result["path"].startswith("uploads/")
+    assert {key: result[key] for key in ("filename", "source", "status", "error")} == {
         "filename": "dog.jpg",
         "source": "upload",
         "status": "classified",
         "error": None,
-        "path": None,
     }
     assert (result["width"], result["height"], result["format"]) == (40, 30, "JPEG")
     assert (result["bytes"], result["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
@@ -78,7 +79,7 @@ def test_store_false_answers_alike_and_keeps_nothing(client: TestClient, paint: 
     assert unstored.headers["X-Model-Version"] == stored.headers["X-Model-Version"]
     Result.model_validate(unstored.json())
     assert client.get(f"/v1/results/{unstored.json()['id']}").status_code == 404
-    ours = {"id", "received_at", "classified_at", "latency_ms"}
+    ours = {"id", "received_at", "classified_at", "latency_ms", "path"}
     assert {key: value for key, value in unstored.json().items() if key not in ours} == {
         key: value for key, value in stored.json().items() if key not in ours
     }
@@ -315,14 +316,16 @@ def test_a_misspelt_parameter_stores_nothing(client: TestClient, paint: Paint, q
 def test_a_hostile_file_name_is_only_text(
     client: TestClient, paint: Paint, home: Path, sent: str, kept: str
 ) -> None:
-    files_before = {path for path in home.rglob("*") if "pigeonhole.db" not in path.name}
+    files_before = set(home.parent.rglob("*"))
 
     answer = client.post("/v1/predict", **raw_form(paint("red"), sent))
 
     assert answer.status_code == 201
     assert answer.json()["filename"] == kept
     assert client.get(answer.headers["Location"]).json()["filename"] == kept
-    assert {p for p in home.rglob("*") if "pigeonhole.db" not in p.name} == files_before
+    new_files = {path for path in set(home.parent.rglob("*")) - files_before if path.is_file()}
+    assert new_files == {home / answer.json()["path"]}
+    assert re.fullmatch(r"uploads/[0-9-]{10}/[0-9a-f-]{36}\.png", answer.json()["path"])
 
 
 def test_a_full_queue_says_come_back_later(client: TestClient, paint: Paint) -> None:

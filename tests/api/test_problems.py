@@ -70,7 +70,8 @@ def test_a_body_over_the_limit_is_a_problem(client: TestClient) -> None:
 def test_a_range_that_cannot_be_met_is_a_problem(client: TestClient) -> None:
     answer = client.get("/static/docs.js", headers={"Range": "bytes=999999-"})
 
-    problem(answer, 400, "bad_request")
+    problem(answer, 416, "range_not_satisfiable")
+    assert answer.headers["Content-Range"].startswith("bytes */")
 
 
 def test_a_bug_is_a_problem_without_a_word_of_the_inside(client: TestClient, paint: Paint) -> None:

@@ -206,3 +206,24 @@ def test_five_hundred_results_fit_one_page(client: TestClient) -> None:
     assert (len(first["items"]), len(second["items"])) == (500, 1)
     assert len({item["id"] for item in first["items"] + second["items"]}) == 501
     assert len(client.get("/v1/results").json()["items"]) == 50
+
+
+@pytest.mark.parametrize("path", ["/v1/results?limit=3", "/v1/model", "/v1/labels"])
+def test_who_has_the_answer_already_gets_it_no_second_time(filled: TestClient, path: str) -> None:
+    first = filled.get(path)
+
+    again = filled.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    other = filled.get(path, headers={"If-None-Match": '"another"'})
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert (other.status_code, other.json()) == (200, first.json())
+
+
+def test_new_results_make_another_page(filled: TestClient) -> None:
+    first = filled.get("/v1/results?limit=3")
+    fill(filled)
+
+    again = filled.get("/v1/results?limit=3", headers={"If-None-Match": first.headers["ETag"]})
+
+    assert again.status_code == 200

@@ -1,15 +1,23 @@
 """A painted data set, a small network, and one run of all the stages that many tests look at."""
 
 import dataclasses
+import hashlib
 import io
 import logging
+import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 from pipeline import params as params_file
@@ -75,6 +83,48 @@ def write_zip(path: Path, members: dict[str, bytes], mode: int = stat.S_IFREG | 
     return path
 
 
+def noise(seed: int, size_px: int) -> bytes:
+    """A JPEG of clouds that only the seed decides, `size_px` wide and high."""
+    chance = np.random.default_rng(seed)
+    clouds = Image.fromarray(chance.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    clouds.resize((size_px, size_px), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The sha256 of every file in a folder, hidden ones and their folders left out."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    }
+
+
+Killed = Callable[..., None]
+
+
+@pytest.fixture
+def killed(small: Params, repository: Path) -> Killed:
+    """`killed(stage, root, is_underway)`: start a stage and kill -9 it as soon as that is so."""
+
+    def killed(stage: str, root: Path, is_underway: Callable[[], bool], *words: str) -> None:
+        (root / "params.yaml").write_text(yaml.safe_dump(params_file.to_dict(small)))
+        environ = os.environ | {"PYTHONPATH": str(repository)}
+        command = [sys.executable, "-m", f"pipeline.{stage}", *words]
+        process = subprocess.Popen(command, cwd=root, env=environ)
+        try:
+            while not is_underway():
+                assert process.poll() is None, "the stage ended before it could be killed"
+                time.sleep(0.001)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGKILL
+
+    return killed
+
+
 @pytest.fixture(scope="session")
 def members() -> dict[str, bytes]:
     return painted()
@@ -100,7 +150,7 @@ def small(repository: Path) -> Params:
     int8 = Int8(min_multiply_adds=0, max_accuracy_loss=0.2, images=8)
     return dataclasses.replace(
         params,
-        unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip"),
+        unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip", workers=1),
         preprocess=dataclasses.replace(params.preprocess, workers=1, recipes=sizes),
         train=dataclasses.replace(
             params.train,

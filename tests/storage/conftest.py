@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from storage.results import Result, Source
 from storage.store import Finished, Store
 
 DRIVERS = Path(__file__).parent / "drivers"
+LEASE_S = 60.0
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MODEL = ModelRef("rgb", "1")
 
@@ -48,7 +49,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(url: str, empty_database: Path) -> Iterator[Store]:
     database = Database(url)
-    shutil.copy(empty_database, str(database.url.database))
+    if database.is_sqlite:
+        shutil.copy(empty_database, str(database.url.database))
     store = Store(database)
     yield store
     store.close()
@@ -104,6 +106,30 @@ def record(record_held: Callable[..., list[Result | None]]) -> Callable[..., lis
         return rows
 
     return record
+
+
+@pytest.fixture
+def claim(store: Store) -> Callable[..., list[Delivery]]:
+    """`claim(files, "me", 30)`: what this owner gets, so many seconds after noon."""
+
+    def claim(files: list[tuple[str, Stamp]], owner: str = "me", at_s: float = 0) -> list[Delivery]:
+        return store.claim(files, owner, NOW + timedelta(seconds=at_s), LEASE_S)
+
+    return claim
+
+
+@pytest.fixture
+def put_away(
+    store: Store, record: Callable[..., list[Result]], finished: Callable[..., Finished]
+) -> Callable[..., list[Result]]:
+    """Everything from the row to the end, for these claims."""
+
+    def put_away(claims: list[Delivery], *, keep: bool = False) -> list[Result]:
+        rows = record(*(finished(each.path, sha="1", delivery=each) for each in claims))
+        store.finish([(each.id, f"sorted/{each.path}") for each in claims], keep=keep)
+        return rows
+
+    return put_away
 
 
 @pytest.fixture

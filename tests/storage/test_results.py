@@ -24,6 +24,7 @@ from storage.results import (
     encode_cursor,
 )
 from storage.store import Finished, Store
+from tests.postgresql import Server
 
 Record = Callable[..., list[Result]]
 Images = Callable[..., Finished]
@@ -32,15 +33,20 @@ Predict = Callable[..., Prediction]
 MINUTE = timedelta(minutes=1)
 
 
+Fill = Callable[[str], None]
+
+
 @pytest.fixture(scope="session")
-def sixty(
-    tmp_path_factory: pytest.TempPathFactory, finished: Images, predict: Predict, now: datetime
-) -> Path:
-    """A database of sixty rows of every kind, one a minute, in the order of their commit."""
-    file = tmp_path_factory.mktemp("sixty") / "pigeonhole.db"
-    store = Store.open(f"sqlite:///{file}")
-    dice = random.Random(7)
-    for minute in range(60):
+def fill(finished: Images, predict: Predict, now: datetime) -> Fill:
+    """`fill(url)`: sixty rows of every kind, one a minute, in the order of their commit."""
+
+    def fill(url: str) -> None:
+        with closing(Store.open(url)) as store:
+            dice = random.Random(7)
+            for minute in range(60):
+                _record_one(store, dice, now + minute * MINUTE)
+
+    def _record_one(store: Store, dice: random.Random, now: datetime) -> None:
         model = ModelRef("rgb", dice.choice("12"))
         prediction = predict(dice.choice(["cat", "dog"]), round(dice.random(), 2), model)
         outcome = prediction if dice.random() < 0.8 else Failure("unreadable_image", "Damaged.")
@@ -49,20 +55,46 @@ def sixty(
             source=dice.choice(get_args(Source)),
             model=model,
             min_confidence=0.5,
-            now=now + minute * MINUTE,
+            now=now,
         )
-    store.close()
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def sixty_in_sqlite(tmp_path_factory: pytest.TempPathFactory, fill: Fill) -> Path:
+    """A file with the sixty rows, to be copied."""
+    file = tmp_path_factory.mktemp("sixty") / "pigeonhole.db"
+    fill(f"sqlite:///{file}")
     return file
 
 
+@pytest.fixture(scope="session")
+def sixty_in_postgresql(postgresql_server: Server, fill: Fill) -> str:
+    """A database with the sixty rows, to be read."""
+    url = postgresql_server.create("sixty")
+    fill(url)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, url: str) -> str:
+    """A filter means the same on both kinds of database."""
+    if request.param == "sqlite":
+        return url
+    there = "sixty_in_postgresql" if "rows" in request.fixturenames else "empty_in_postgresql"
+    return str(request.getfixturevalue(there))
+
+
 @pytest.fixture
-def rows(store: Store, sixty: Path) -> list[Result]:
+def rows(store: Store, sixty_in_sqlite: Path) -> list[Result]:
     """The sixty rows, in the database of this test."""
-    with (
-        closing(sqlite3.connect(sixty)) as there,
-        closing(sqlite3.connect(str(store.database.url.database))) as here,
-    ):
-        there.backup(here)
+    if store.database.is_sqlite:
+        with (
+            closing(sqlite3.connect(sixty_in_sqlite)) as there,
+            closing(sqlite3.connect(str(store.database.url.database))) as here,
+        ):
+            there.backup(here)
     rows = list(store.stream(ResultFilter(), order="asc"))
     assert len(rows) == 60
     return rows

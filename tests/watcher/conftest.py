@@ -93,7 +93,7 @@ def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen
 def until() -> Callable[..., None]:
     """Wait for something to become true; fails with what it was waiting for."""
 
-    def until(happened: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+    def until(happened: Callable[[], bool], what: str, limit_s: float = 90.0) -> None:
         deadline = time.monotonic() + limit_s
         while not happened():
             assert time.monotonic() < deadline, f"after {limit_s} s still not: {what}"

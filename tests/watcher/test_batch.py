@@ -13,11 +13,12 @@ from core.settings import After, Settings
 from core.types import Delivery, ImageRef, Stamp
 from monitoring.metrics import Metrics
 from storage import files
+from storage.inbox import scan
 from storage.results import Result
+from storage.rules import Rules
 from storage.store import Finished, Store
 from watcher import owner
 from watcher.batch import LEASE_S, MAX_ATTEMPTS, SHARED_ATTEMPTS, Tally, Worker
-from watcher.scan import scan
 
 Rows = Callable[[], list[Result]]
 Paint = Callable[..., bytes]
@@ -345,6 +346,32 @@ def test_hostile_names_are_filed_as_they_are(
     assert work() == Tally(classified=len(names))
     assert set(everything(home)) == {f"sorted/red/{name}" for name in names}
     assert len(rows()) == len(names)
+
+
+def test_a_done_file_leaves_with_its_file(
+    store: Store, engine: Engine, metrics: Metrics, drop: Drop, home: Path, paint: Paint
+) -> None:
+    drop("a.png", paint("red"))
+    drop("a.png.done", b"")
+    drop("b.png", paint("blue"))
+    settings = Settings(home=home, done_suffix=".done")
+    worker = Worker(settings, store, engine, metrics)
+    assert worker.work(scan(home / "inbox", Rules.of(settings)), {}) == Tally(classified=1)
+    assert set(everything(home)) == {"sorted/red/a.png", "inbox/b.png"}
+
+
+def test_the_done_file_of_a_newer_file_stays(
+    store: Store, engine: Engine, metrics: Metrics, drop: Drop, home: Path, paint: Paint
+) -> None:
+    path = drop("a.png", paint("red"))
+    record(store, engine, home, claim_all(store, home))
+    drop("a.png.done", b"")
+    path.unlink()
+    newer = paint("blue", (99, 99))
+    drop("a.png", newer)
+    store.end_leases(["a-host|boot|1|1"])
+    Worker(Settings(home=home, done_suffix=".done"), store, engine, metrics).recover()
+    assert everything(home) == {"inbox/a.png": newer, "inbox/a.png.done": b""}
 
 
 def test_metrics_count_each_image_once(

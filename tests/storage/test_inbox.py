@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from watcher.scan import IGNORED, is_ignored, scan
+from core.settings import Settings
+from storage.inbox import scan, survey
+from storage.rules import IGNORED, Rules, is_ignored
 
 
 def test_files_are_found_in_every_sub_folder_by_their_relative_path(tmp_path: Path) -> None:
@@ -66,3 +68,55 @@ def test_no_pattern_hides_an_ordinary_photo() -> None:
     ordinary = ["IMG_0001.JPG", "photo.jpeg", "scan 1.tiff", "a.b.c.png", "no_extension"]
     assert not any(is_ignored(name) for name in ordinary)
     assert len(set(IGNORED)) == len(IGNORED)
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+
+
+def test_a_survey_says_of_everything_why_it_is_not_taken(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg", tmp_path / "b.part", tmp_path / "@eaDir" / "c.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    found = survey(tmp_path)
+    assert set(found.files) == {"a.jpg"}
+    assert found.ignored == {"b.part": "*.part", "@eaDir": "@eaDir"}
+    assert found.special == ["link.jpg"]
+    assert (found.unmarked, found.orphans) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept_out"),
+    [
+        ("*.bak", {"a.bak", "raw/a.bak"}),
+        ("raw", {"raw"}),
+        ("raw/*.jpg", {"raw/a.jpg", "raw/deep/a.jpg"}),
+        ("/raw/a.jpg", {"raw/a.jpg"}),
+        ("A.jpg", set()),
+        ("[ab].jpg", {"a.jpg", "raw/a.jpg", "raw/deep/a.jpg"}),
+    ],
+)
+def test_own_patterns_keep_out_names_or_whole_paths(
+    pattern: str, kept_out: set[str], tmp_path: Path
+) -> None:
+    names = ["a.jpg", "a.bak", "raw/a.jpg", "raw/a.bak", "raw/deep/a.jpg", "c.part"]
+    touch(*(tmp_path / name for name in names))
+    rules = Rules.of(Settings(home=tmp_path, ignore=f"nothing, {pattern} ,"))
+    found = survey(tmp_path, rules)
+    assert found.ignored == {**dict.fromkeys(kept_out, pattern), "c.part": "*.part"}
+
+
+def test_with_a_done_suffix_only_marked_files_are_taken(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.jpg.done", "b.jpg", "trip/c.jpg", "trip/c.jpg.done", "gone.jpg.done"]
+    touch(*(tmp_path / name for name in names))
+    found = survey(tmp_path, Rules(done_suffix=".done"))
+    assert set(found.files) == {"a.jpg", "trip/c.jpg"}
+    assert found.unmarked == ["b.jpg"]
+    assert found.orphans == ["gone.jpg.done"]
+
+
+def test_the_done_file_of_a_done_file_makes_no_image_of_it(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg.done", tmp_path / "a.jpg.done.done")
+    found = survey(tmp_path, Rules(done_suffix=".done"))
+    assert found.files == {}

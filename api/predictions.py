@@ -1,0 +1,193 @@
+"""Uploads to results: look up, classify, keep, record. One answer per upload, in order."""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from api.parts import Parts
+from api.problems import ProblemError
+from api.uploads import Upload
+from core.engine import Engine
+from core.ids import uuid7
+from core.types import Failure, ImageRef, Outcome, Prediction
+from storage import uploads as kept_uploads
+from storage.results import Result
+from storage.store import Finished
+
+Answer = Result | ProblemError
+
+
+async def predict(parts: Parts, uploads: Sequence[Upload], *, store: bool) -> list[Answer]:
+    """Classify all of them together; `store` keeps each image with its row.
+
+    An image that cannot be classified leaves neither, and no other one suffers. Raises what stops
+    all of them: `EngineBusyError`, `CannotStoreError`, a database that fails.
+    """
+    images, known = await run_in_threadpool(_look_up, parts, uploads)
+    futures = _submit(parts.engine, images, uploads, known)
+    received: list[Path] = []
+    try:
+        if store:
+            received = await run_in_threadpool(_receive, parts, uploads)
+        fresh = {sha256: await asyncio.wrap_future(future) for sha256, future in futures.items()}
+    except BaseException:
+        for future in futures.values():
+            future.cancel()
+        _discard(received)
+        raise
+    outcomes: dict[str, Outcome] = {**known, **fresh}
+    now_s = time.monotonic()
+    finished = [
+        Finished(
+            image, outcomes[image.sha256], upload.received_at, (now_s - upload.started_s) * 1e3
+        )
+        for image, upload in zip(images, uploads, strict=True)
+    ]
+    if store:
+        results = await run_in_threadpool(_record, parts, finished, received)
+    else:
+        results = [_unstored(item, parts.settings.min_confidence) for item in finished]
+    for item, upload in zip(finished, uploads, strict=True):
+        parts.metrics.finished(item.outcome, "upload", time.monotonic() - upload.started_s)
+    return [
+        result or _refusal(item.outcome, upload)
+        for result, item, upload in zip(results, finished, uploads, strict=True)
+    ]
+
+
+def _look_up(
+    parts: Parts, uploads: Sequence[Upload]
+) -> tuple[list[ImageRef], dict[str, Prediction]]:
+    images = [
+        ImageRef(hashlib.sha256(upload.data).hexdigest(), upload.filename, len(upload.data))
+        for upload in uploads
+    ]
+    return images, parts.store.known([image.sha256 for image in images], parts.bundle.ref)
+
+
+def _submit(
+    engine: Engine,
+    images: Sequence[ImageRef],
+    uploads: Sequence[Upload],
+    known: Mapping[str, Prediction],
+) -> dict[str, Future[Outcome]]:
+    """Queue what nobody has seen yet, each content once; all of it or nothing."""
+    futures: dict[str, Future[Outcome]] = {}
+    try:
+        for image, upload in zip(images, uploads, strict=True):
+            if image.sha256 not in known and image.sha256 not in futures:
+                futures[image.sha256] = engine.submit(upload.data)
+    except BaseException:
+        for future in futures.values():
+            future.cancel()
+        raise
+    return futures
+
+
+# --- on a thread: files and rows -----------------------------------------------------------------
+
+
+def _receive(parts: Parts, uploads: Sequence[Upload]) -> list[Path]:
+    received: list[Path] = []
+    try:
+        for upload in uploads:
+            received += [kept_uploads.receive(parts.settings.home, upload.data)]
+    except BaseException:
+        _discard(received)
+        raise
+    return received
+
+
+def _discard(received: Sequence[Path]) -> None:
+    for part in received:
+        part.unlink(missing_ok=True)
+
+
+def _record(
+    parts: Parts, finished: Sequence[Finished], received: Sequence[Path]
+) -> list[Result | None]:
+    """Files first, then the rows that name them, in one transaction; None for what has no label."""
+    home = parts.settings.home
+    good = [
+        (item, part)
+        for item, part in zip(finished, received, strict=True)
+        if isinstance(item.outcome, Prediction)
+    ]
+    if not good:
+        _discard(received)
+        return [None] * len(finished)
+    started = time.perf_counter()
+    try:
+        named = [
+            replace(item, path=kept_uploads.keep(home, part, item.outcome.image.format))
+            for item, part in good
+            if isinstance(item.outcome, Prediction)
+        ]
+        rows = parts.store.record(
+            named,
+            source="upload",
+            model=parts.bundle.ref,
+            min_confidence=parts.settings.min_confidence,
+            audit_share=parts.settings.audit_share,
+            now=datetime.now(UTC),
+        )
+    except BaseException:
+        with contextlib.suppress(SQLAlchemyError, OSError):  # then the next start looks at them
+            for part in received:
+                kept_uploads.settle(parts.store.database, home, part)
+        raise
+    _discard(received)
+    parts.metrics.stage("store", time.perf_counter() - started)
+    recorded = iter(rows)
+    return [next(recorded) if isinstance(item.outcome, Prediction) else None for item in finished]
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def _refusal(outcome: Outcome, upload: Upload) -> ProblemError:
+    """A file that says it is an image is a broken one; anything else is not an image."""
+    assert isinstance(outcome, Failure)  # noqa: S101 - every prediction has its result
+    if outcome.code == "unsupported_format" and upload.is_called_image:
+        return ProblemError("unreadable_image", outcome.detail)
+    return ProblemError(outcome.code, outcome.detail)
+
+
+def _unstored(finished: Finished, min_confidence: float) -> Result | None:
+    """The result as the store would have made it, with an id that leads nowhere."""
+    outcome = finished.outcome
+    if isinstance(outcome, Failure):
+        return None
+    return Result(
+        id=str(uuid7()),
+        filename=finished.image.filename,
+        source="upload",
+        status="classified",
+        label=outcome.label,
+        confidence=outcome.confidence,
+        scores=outcome.scores,
+        needs_review=outcome.confidence < min_confidence,
+        corrected_label=None,
+        reviewed_at=None,
+        error=None,
+        sha256=finished.image.sha256,
+        size_bytes=finished.image.size_bytes,
+        width_px=outcome.image.width_px,
+        height_px=outcome.image.height_px,
+        format=outcome.image.format,
+        path=None,
+        duplicate_of=None,
+        model=outcome.model,
+        received_at=finished.received_at,
+        classified_at=datetime.now(UTC),
+        latency_ms=round(finished.latency_ms, 3),
+    )
