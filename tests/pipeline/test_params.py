@@ -38,17 +38,21 @@ def test_the_sections_are_frozen(repository: Path) -> None:
     ("old", "new", "message"),
     [
         (
-            "train:\n  seed: 7",
-            "train:\n  seed: 7\n  sead: 7",
+            "nothing\n  seed: 7",
+            "nothing\n  seed: 7\n  sead: 7",
             "params.yaml: train.sead: Unexpected keyword argument",
         ),
-        ("train:\n  seed: 7", "train:", "params.yaml: train.seed: Field required"),
+        ("nothing\n  seed: 7", "nothing", "params.yaml: train.seed: Field required"),
         (
-            "train:\n  seed: 7",
-            "train:\n  seed: many",
+            "nothing\n  seed: 7",
+            "nothing\n  seed: many",
             "params.yaml: train.seed: Input should be a valid integer",
         ),
-        ("train:\n  seed: 7", "train:\n  seed: 7.5", "train.seed: Input should be a valid integer"),
+        (
+            "nothing\n  seed: 7",
+            "nothing\n  seed: 7.5",
+            "train.seed: Input should be a valid integer",
+        ),
         ("crop: none\n", "crop: round\n", "preprocess.recipes.small.crop: Input should be 'none'"),
         (
             "patience: 15",
@@ -68,7 +72,7 @@ def test_a_mistake_is_refused_by_its_name(edited: Path, old: str, new: str, mess
 
 
 def test_every_mistake_is_named_at_once(edited: Path) -> None:
-    replace(edited, "train:\n  seed: 7", "train:")
+    replace(edited, "nothing\n  seed: 7", "nothing")
     replace(edited, "patience: 15", "patience: -1")
     with pytest.raises(ParamsError) as caught:
         params.read(edited)
