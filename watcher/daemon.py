@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from monitoring.health import Check
 from monitoring.metrics import InboxState, Metrics
 from storage.store import Store
 from watcher import waker as wakers
-from watcher.batch import BATCH_BYTES, Tally, Worker
+from watcher.batch import BATCH_BYTES, Batch, Tally, Worker
 from watcher.rules import Rules
 from watcher.scan import scan
 from watcher.settle import Settled, Sighting, settle
@@ -234,7 +234,7 @@ class Watcher:
         listing = self._news(present)
         settled = self._settle(listing, arrived, woken=woken)
         scan_s = time.monotonic() - started_s
-        tally = sum(map(self._work, self._batches(settled.ready, listing)), Tally())
+        tally = self._work_through(self._batches(settled.ready, listing))
         if tally.done and self._settings.after == "keep":
             self._kept = dict(self._store.kept())
         if not tally.done:
@@ -278,14 +278,20 @@ class Watcher:
         if batch:
             yield batch
 
-    def _work(self, batch: Mapping[str, Stamp]) -> Tally:
+    def _work_through(self, batches: Iterable[Mapping[str, Stamp]]) -> Tally:
+        total = Tally()
+        for tally in self._worker.work_through(map(self._seen_as, batches)):
+            total += tally
+            self._turned_s = time.monotonic()
+        return total
+
+    def _seen_as(self, batch: Mapping[str, Stamp]) -> Batch:
+        """The batch, and when each of its files was first seen."""
         first_seen_s = {path: self._seen[path].first_s for path in batch}
         now_s = time.monotonic()
         for seen_s in first_seen_s.values():
             self._metrics.stage("settle", now_s - seen_s)
-        tally = self._worker.work(batch, first_seen_s)
-        self._turned_s = time.monotonic()
-        return tally
+        return batch, first_seen_s
 
     def _news(self, present: Mapping[str, Stamp]) -> dict[str, Stamp]:
         """What is in the inbox, without what policy `keep` has left there."""
