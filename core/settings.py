@@ -51,6 +51,15 @@ class Settings(BaseSettings):
     )
     settle_s: float = Field(1.0, ge=0, description="how long size and mtime must stand still")
     reconcile_s: float = Field(15.0, gt=0, description="time between full scans of the inbox")
+    order: Literal["oldest", "newest"] = Field(
+        "oldest", description="which waiting files go first, by their time: oldest or newest"
+    )
+    heartbeat_s: float = Field(
+        30.0, ge=0, description="time between test pictures through the inbox; 0: none"
+    )
+    min_free_bytes: ByteSize = Field(
+        ByteSize(100 * 1024**2), ge=0, description="with less room on a disk of ours, work pauses"
+    )
     batch_size: int = Field(32, ge=1, le=1024, description="images claimed and recorded together")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="decode workers"

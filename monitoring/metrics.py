@@ -95,6 +95,9 @@ class Metrics:
             "watch_events", "Files found, by what made us look", "source"
         )
         self._errors = self._counter("errors", "Images that failed, and other errors", "code")
+        self._overflows = self._counter(
+            "watch_overflows", "How often the kernel threw file events away; a scan follows"
+        )
         self._reloads = self._counter("model_reloads", "Attempts to load a model", "result")
         self._labels = _BoundedLabels(SHOWN_LABELS)
         self._infos = _Infos()
@@ -156,6 +159,37 @@ class Metrics:
         meaning = "How the watcher learns of files"
         family = InfoMetricFamily("pigeonhole_watcher_mode", meaning, value={"mode": mode})
         self._infos.show("mode", [family])
+
+    def watcher_paused(self, reason: str | None, reasons: Sequence[str]) -> None:
+        """Why no file is taken now: one of `reasons`, or None while work goes on."""
+        family = GaugeMetricFamily(
+            "pigeonhole_watcher_paused",
+            "1 while no file is taken from the inbox, by reason",
+            labels=["reason"],
+        )
+        for each in reasons:
+            family.add_metric([each], float(each == reason))
+        self._infos.show("paused", [family])
+
+    def overflowed(self, times: int) -> None:
+        """The kernel threw file events away so many times."""
+        self._overflows.inc(times)
+
+    def scanned(self, now_s: float) -> None:
+        """The inbox was listed whole at this Unix time."""
+        self._moment("last_scan_timestamp_seconds", "When the inbox was last listed", now_s)
+
+    def heartbeat(self, now_s: float) -> None:
+        """The watcher's own picture has passed every stage at this Unix time."""
+        self._moment(
+            "heartbeat_last_seen_timestamp_seconds",
+            "When the watcher's own picture last passed every stage",
+            now_s,
+        )
+
+    def _moment(self, name: str, meaning: str, now_s: float) -> None:
+        """A time of this process's life; no series before the first."""
+        self._infos.show(name, [GaugeMetricFamily(f"pigeonhole_{name}", meaning, value=now_s)])
 
     def watch_inbox(self, look: Callable[[], "InboxState"]) -> None:
         """Read the state of the inbox at every scrape."""

@@ -24,8 +24,8 @@ from pigeonhole.talk import counted, say
 from pigeonhole.terminal import Bar
 from storage.export import PIECE_BYTES
 from storage.results import Result, ResultError
+from storage.rules import is_ignored
 from storage.store import Finished, Store
-from watcher.rules import is_ignored
 
 BATCH_BYTES = 64 * 1024**2  # in memory at once, unless a single file is larger
 _BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image

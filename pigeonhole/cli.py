@@ -227,6 +227,14 @@ def demo(
     return demo.run(once=once)
 
 
+@models.command("list")
+def listing(as_json: Json = False) -> int:
+    """List every model and say which one serves."""
+    from pigeonhole import models
+
+    return models.listing(as_json=as_json)
+
+
 @models.command()
 def show(
     version: Annotated[str | None, typer.Argument(help="Default: the model that serves.")] = None,
@@ -235,4 +243,28 @@ def show(
     """Show a model: name, version, labels, recipe, metrics and lineage."""
     from pigeonhole import models
 
-    return models.run(version, as_json=as_json)
+    return models.show(version, as_json=as_json)
+
+
+@models.command()
+def promote(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="VERSION|FOLDER", help="A model of the list, or a bundle; default: the new one."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask the gate.")] = False,
+) -> int:
+    """Let a model serve, if the gate has no objection."""
+    from pigeonhole import models
+
+    return models.promote(what, force=force)
+
+
+@models.command()
+def rollback() -> int:
+    """Let the model serve that served before."""
+    from pigeonhole import models
+
+    return models.rollback()

@@ -1,20 +1,55 @@
-"""`pigeonhole models show`: what a model is and where it came from."""
+"""`pigeonhole models`: which models there are, which one serves, and another in its place."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from core.bundle import STARTER, Manifest, locate, read_manifest
+from core.bundle import STARTER, Bundle, Manifest, locate, read_manifest
 from core.errors import BundleError
+from core.registry import Installed, Registry
 from core.settings import Settings
+from pigeonhole import addresses
+from pigeonhole.talk import counted, say
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
 from storage.export import to_json
 
+_ROOT = Path(__file__).resolve().parent.parent
 
-def run(version: str | None, *, as_json: bool) -> int:
-    """Print one model: the one that serves, or the one of this version."""
-    manifest = _find(Settings.read().home, version)
+
+class Judged(NamedTuple):
+    """What the gate says of a bundle; `passed` None: nobody can say, for want of test images."""
+
+    passed: bool | None
+    sentence: str
+
+
+# --- looking -----------------------------------------------------------------------------------
+
+
+def listing(*, as_json: bool) -> int:
+    """Print every model: the installed ones, newest first, and the starter."""
+    registry = Registry(Settings.read().home)
+    models = _all(registry)
+    current = _version(locate(registry.home))
     if as_json:
-        print_json(manifest.to_dict())
+        print_json([_to_dict(item, current) for item in models])
+        return 0
+    table = plain_table("", "version", "name", "labels", "test accuracy", "installed")
+    for item in models:
+        table.add_row(*_row(item, current))
+    print_table(table)
+    return 0
+
+
+def show(version: str | None, *, as_json: bool) -> int:
+    """Print one model: the one that serves, or the one of this version."""
+    registry = Registry(Settings.read().home)
+    folder = registry.find(version) if version is not None else locate(registry.home)
+    manifest = read_manifest(folder)
+    if as_json:
+        shown = ("name", "version", "labels", "recipe", "metrics", "lineage")
+        print_json({key: manifest.to_dict()[key] for key in shown})
         return 0
     table = plain_table("", "")
     table.show_header = False
@@ -24,17 +59,49 @@ def run(version: str | None, *, as_json: bool) -> int:
     return 0
 
 
-def _find(home: Path, version: str | None) -> Manifest:
-    serving = read_manifest(locate(home))
-    if version in (None, serving.version):
-        return serving
-    starter = read_manifest(STARTER)
-    if version == starter.version:
-        return starter
-    raise BundleError(
-        f"There is no model of version {version}. {serving.version} serves, "
-        f"{starter.version} is the starter."
+def _all(registry: Registry) -> list[Installed]:
+    """What is installed, and besides what serves or could serve without being so."""
+    models = registry.installed()
+    for folder in (locate(registry.home), STARTER):
+        version = _version(folder)
+        if version is not None and version not in [item.version for item in models]:
+            written_at = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+            models.append(Installed(version, folder, written_at, read_manifest(folder)))
+    return models
+
+
+def _row(item: Installed, current: str | None) -> tuple[Any, ...]:
+    mark = cell("serves" if item.version == current else "", "green")
+    when = "with the program" if item.folder == STARTER else f"{item.installed_at:%Y-%m-%d %H:%MZ}"
+    if isinstance(item.manifest, str):
+        return mark, cell(item.version), cell(f"damaged: {item.manifest}", "red"), "", "", when
+    accuracy = item.manifest.metrics.get("test_accuracy")
+    return (
+        mark,
+        cell(item.version),
+        cell(item.manifest.name),
+        str(len(item.manifest.labels)),
+        "" if accuracy is None else f"{accuracy:.3f}",
+        when,
     )
+
+
+def _to_dict(item: Installed, current: str | None) -> dict[str, Any]:
+    known: Mapping[str, Any]
+    if isinstance(item.manifest, str):
+        known = {"error": item.manifest}
+    else:
+        known = {
+            "name": item.manifest.name,
+            "labels": len(item.manifest.labels),
+            "test_accuracy": item.manifest.metrics.get("test_accuracy"),
+        }
+    return {
+        "version": item.version,
+        "current": item.version == current,
+        "installed_at": f"{item.installed_at:%Y-%m-%dT%H:%M:%SZ}",
+        **known,
+    }
 
 
 def _lines(manifest: Manifest) -> list[tuple[str, str]]:
@@ -43,6 +110,7 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
         ("version", manifest.version),
         ("labels", f"{len(manifest.labels)}: {', '.join(manifest.labels)}"),
         ("temperature", f"{manifest.temperature:g}"),
+        ("came from", _chain(manifest)),
     ]
     for heading, values in (
         ("recipe", manifest.recipe.to_dict()),
@@ -53,5 +121,112 @@ def _lines(manifest: Manifest) -> list[tuple[str, str]]:
     return lines
 
 
+def _chain(manifest: Manifest) -> str:
+    """The way from the zip to the bundle, as far as it is known."""
+    steps = (
+        ("zip sha256", "zip_sha256"),
+        ("DVC md5", "zip_md5"),
+        ("git", "git_revision"),
+        ("MLflow run", "mlflow_run_id"),
+    )
+    known = [f"{name} {manifest.lineage[key]}" for name, key in steps if manifest.lineage.get(key)]
+    return " -> ".join([*known, f"bundle {manifest.version}"])
+
+
 def _value(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     return value if isinstance(value, str) else to_json(value)
+
+
+def _version(folder: Path) -> str | None:
+    try:
+        return read_manifest(folder).version
+    except BundleError:
+        return None
+
+
+# --- changing ----------------------------------------------------------------------------------
+
+
+def promote(what: str | None, *, force: bool) -> int:
+    """Let a model serve: an installed version, or a bundle folder; the gate is asked first."""
+    settings = Settings.read()
+    registry = Registry(settings.home)
+    folder = _chosen(registry, what)
+    bundle = Bundle.load(folder)
+    if _version(locate(settings.home)) == bundle.ref.version:
+        say(f"{bundle.ref.name} {bundle.ref.version} serves already.")
+        return 0
+    judged = (
+        Judged(None, "forced, the gate was not asked") if force else judge(bundle, folder, settings)
+    )
+    say(judged.sentence)
+    if judged.passed is False:
+        say("It was not promoted. reports/gate.md shows the images; --force promotes it anyway.")
+        return 1
+    put_in_place(settings, folder, judged.sentence)
+    return 0
+
+
+def rollback() -> int:
+    """Let the model serve that served before."""
+    settings = Settings.read()
+    manifest = Registry(settings.home).rollback("rolled back by hand")
+    say(f"{manifest.name} {manifest.version} serves again. {_when_it_answers(settings)}")
+    return 0
+
+
+def judge(bundle: Bundle, folder: Path, settings: Settings) -> Judged:
+    """Ask the gate, where there are test images of the classes of this bundle."""
+    from pipeline import gate, params  # noqa: PLC0415 - only a checkout has what it needs
+
+    root = checkout()
+    if root is None or not gate.can_judge(bundle, root):
+        return Judged(
+            None, "Not judged: there are no test images here of the classes that it knows."
+        )
+    champion = locate(settings.home)
+    limits = params.read(root / "params.yaml").gate
+    verdict = gate.gate(limits, folder, None if _version(champion) is None else champion, root)
+    return Judged(verdict.passed, "\n".join((verdict.sentence, *verdict.notes)))
+
+
+def put_in_place(settings: Settings, folder: Path, why: str) -> Manifest:
+    """Install and promote a bundle, and say so."""
+    registry = Registry(settings.home)
+    manifest = registry.promote(registry.install(folder).version, why)
+    say(
+        f"Promoted {manifest.name} {manifest.version} ({counted(len(manifest.labels), 'label')}). "
+        f"{_when_it_answers(settings)} `pigeonhole models rollback` takes it back."
+    )
+    return manifest
+
+
+def checkout() -> Path | None:
+    """The top of the repository: where we stand, or where our code is; None when installed."""
+    return next((top for top in (Path.cwd(), _ROOT) if (top / "dvc.yaml").is_file()), None)
+
+
+def _chosen(registry: Registry, what: str | None) -> Path:
+    if what is None:
+        candidate = (checkout() or Path()) / "models" / "candidate"
+        if not candidate.is_dir():
+            raise BundleError(
+                "Which model? Name a version (`pigeonhole models list`) or a bundle folder; "
+                "`pigeonhole train` makes one."
+            )
+        return candidate
+    return Path(what) if (Path(what) / "bundle.json").is_file() else registry.find(what)
+
+
+def _when_it_answers(settings: Settings) -> str:
+    running = [
+        name
+        for name, url in (
+            ("watcher", addresses.watcher(settings)),
+            ("API", addresses.api(settings)),
+        )
+        if addresses.ask(url).state in ("ready", "unready")
+    ]
+    if not running:
+        return "Watcher and API will answer with it when they start (`pigeonhole up`)."
+    return f"The running {' and '.join(running)} will answer with it within seconds."

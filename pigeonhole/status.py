@@ -18,10 +18,10 @@ from pigeonhole.addresses import Answer
 from pigeonhole.results import missing_database
 from pigeonhole.talk import counted
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
+from storage.inbox import scan
 from storage.results import Result, ResultFilter
+from storage.rules import Rules
 from storage.store import Store, Waiting
-from watcher.rules import Rules
-from watcher.scan import scan
 
 _ERRORS_SHOWN = 5
 _WAITING_SHOWN = 20

@@ -15,6 +15,7 @@ from core.recipe import Crop, Interpolation
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=0.33)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
@@ -100,6 +101,27 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
+class Gate:
+    """What a challenger must meet to take the champion's place; see docs/models.md.
+
+    `confidence`: of the intervals, from `resamples` bootstrap samples. Drops, floors and `max_ece`
+    are shares, 0..1. Latency: the 95th percentile of one image on one thread; memory: the peak of a
+    process that serves the model.
+    """
+
+    seed: Size
+    resamples: Count
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    max_drop: Ratio
+    max_class_drop: Ratio
+    min_accuracy: Ratio
+    min_recall: Ratio
+    max_ece: Ratio
+    max_latency_ms: Annotated[float, Field(gt=0)]
+    max_memory_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
 class Params:
     """All of params.yaml."""
 
@@ -107,6 +129,7 @@ class Params:
     preprocess: Preprocess
     train: Train
     export: Export
+    gate: Gate
 
 
 _PARAMS = TypeAdapter(Params)

@@ -24,7 +24,8 @@ from monitoring.metrics import Metrics
 from storage import files
 from storage.results import Result
 from storage.store import Filing, Finished, Store
-from watcher import owner
+from watcher import faults, owner
+from watcher.heartbeat import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -85,11 +86,19 @@ Batch = tuple[Mapping[str, Stamp], Mapping[str, float]]  # by path: the file, an
 class Worker:
     """Takes batches of settled files from the inbox to their rows and their folders."""
 
-    def __init__(self, settings: Settings, store: Store, engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        metrics: Metrics,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._engine = engine
         self._metrics = metrics
+        self._heartbeat = heartbeat
         self._me = owner.this_process()
 
     def work(self, files: Mapping[str, Stamp], first_seen_s: Mapping[str, float]) -> Tally:
@@ -119,8 +128,13 @@ class Worker:
             while under_way:
                 yield under_way.popleft()[1].result()
 
-    def recover(self) -> int:
-        """Put away what somebody who died has left: rows that stand, files still in the inbox."""
+    def recover(self, *, after_fault: bool = False) -> int:
+        """Put away what somebody who died has left: rows that stand, files still in the inbox.
+
+        `after_fault`: what we held ourselves is free again, for its work broke off in the middle.
+        """
+        if after_fault:
+            self._store.release_all(self._me)
         dead = [name for name in self._store.owners() if owner.is_dead(name)]
         if dead:
             self._store.end_leases(dead)
@@ -181,7 +195,8 @@ class Worker:
 
     def _finish(self, asked: _Asked) -> Tally:
         """Wait for the outcomes, commit them, put the files away."""
-        filings = self._record(self._finished(asked), asked.model)
+        finished = self._without_heartbeat(self._finished(asked))
+        filings = self._record(finished, asked.model)
         now_s = time.monotonic()
         for filing, outcome in filings:
             seen_s = asked.first_seen_s.get(filing.delivery.path)
@@ -190,7 +205,7 @@ class Worker:
             _tell(filing)
         self._put_away([filing for filing, _ in filings])
         bad = sum(isinstance(outcome, Failure) for _, outcome in filings)
-        put_off = asked.put_off + len(asked.images) - len(filings)
+        put_off = asked.put_off + len(finished) - len(filings)
         return Tally(len(filings) - bad, bad, put_off)
 
     def _read(self, delivery: Delivery) -> _Image | None:
@@ -255,6 +270,22 @@ class Worker:
             for image in asked.images
         ]
 
+    def _without_heartbeat(self, finished: Sequence[Finished]) -> list[Finished]:
+        """Our own picture has passed the model: it leaves no row, only the time."""
+        rest = []
+        for item in finished:
+            if self._heartbeat and item.delivery and self._heartbeat.is_of(item.delivery):
+                self._store.forget([item.delivery])
+                self._heartbeat.arrive(item.delivery, item.outcome, self._top_folder())
+            else:
+                rest.append(item)
+        return rest
+
+    def _top_folder(self) -> Path | None:
+        """Below which classified files are kept; None where policy keeps no second name."""
+        name = {"sort": "sorted", "archive": "archive"}.get(self._settings.after)
+        return self._settings.home / name if name else None
+
     def _record(
         self, finished: Sequence[Finished], model: ModelRef
     ) -> list[tuple[Filing, Outcome]]:
@@ -285,21 +316,25 @@ class Worker:
             return
         started = time.perf_counter()
         placed: list[tuple[Filing, Path | None]] = []
+        hindrance: OSError | None = None
         for filing in filings:
             try:
                 placed.append((filing, self._place(filing)))
             except OSError as error:
                 self._leave_for_later(filing, error)
+                hindrance = error if faults.blocks_all(error) else hindrance
         files.sync_folders(target.parent for _, target in placed if target)
         keep = self._settings.after == "keep"
         if not keep:
-            self._take_out([filing.delivery for filing, _ in placed])
+            self._take_out([filing.delivery for filing, _ in placed])  # raises: all is tried again
         self._store.finish(
             [(filing.delivery.id, self._shown(filing, target)) for filing, target in placed],
             keep=keep,
         )
         if placed:
             self._metrics.stage("file", time.perf_counter() - started)
+        if hindrance:
+            raise hindrance  # the next file would meet it too
 
     def _place(self, filing: Filing) -> Path | None:
         """Where the file is kept from now on; None where policy keeps no second name."""

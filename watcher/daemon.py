@@ -1,7 +1,6 @@
 """The loop: wake, scan, settle, then batch after batch, until it is told to stop."""
 
 import math
-import shutil
 import signal
 import threading
 import time
@@ -18,20 +17,24 @@ from sqlalchemy.exc import DBAPIError
 
 from core.bundle import Bundle, locate
 from core.engine import Engine
-from core.errors import SettingsError
+from core.errors import SettingsError, StoreError
 from core.follow import Follower
 from core.settings import Settings
 from core.types import Stamp
 from monitoring.exporter import Exporter
 from monitoring.health import Check
 from monitoring.metrics import InboxState, Metrics
+from storage.inbox import scan
+from storage.pause import paused_since
+from storage.rules import Rules
 from storage.store import Store
-from watcher import waker as wakers
+from watcher import faults
 from watcher.batch import BATCH_BYTES, Batch, Tally, Worker
-from watcher.rules import Rules
-from watcher.scan import scan
+from watcher.faults import PausedError
+from watcher.gate import Gate
+from watcher.heartbeat import Heartbeat
+from watcher.lookout import Lookout
 from watcher.settle import Settled, Sighting, settle
-from watcher.waker import Waker
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +42,11 @@ _OURS = ("sorted", "archive", "quarantine", "models", "uploads", "thumbnails")
 _STALLED_S = 120.0  # a loop that has not turned for so long is not alive
 _POLL_S = 2.0  # without native events
 _PUT_OFF_S = 1.0  # when somebody else holds a file, or it must wait for its retry
-_SCAN_SHARE = 2.0  # rest this many times as long as an idle scan took
-_PAUSES_S = (1, 2, 4, 8, 15, 30)
-_LITTLE_BYTES = 16 * 1024**2
+_REST_SHARE = 2.0  # rest this many times as long as an idle scan took
+_SUPERVISE_S = 1.0  # between looks at what wakes us, at the heartbeat and at the pause
+_TURN_S = 5.0  # after so long with one listing, a new one is due
+_SCAN_SHARE = 10.0  # but listing must not take more than one part in ten
+_FAULTS = (DBAPIError, OSError, StoreError, PausedError)
 
 
 def run(settings: Settings, *, once: bool = False) -> int:
@@ -73,7 +78,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
             metrics,
             live={"loop": watcher.stalled},
             ready=watcher.checks(),
-            notes={"model": follower.complaint},
+            notes={"model": follower.complaint, "events": watcher.deafness},
         )
         opened.enter_context(exporter)
         log.info(
@@ -123,36 +128,33 @@ class Turn:
 
 
 class Watcher:
-    """The state of the loop: what was seen, what is left alone, and what is wrong now."""
+    """The loop, and what it has seen; what may stop it is in `gate`, what wakes it in `lookout`."""
 
     def __init__(self, settings: Settings, store: Store, engine: Engine, metrics: Metrics) -> None:
         self._settings = settings
         self._store = store
         self._metrics = metrics
-        self._worker = Worker(settings, store, engine, metrics)
+        self._heartbeat = Heartbeat(settings.inbox, settings.heartbeat_s, metrics)
+        self._worker = Worker(settings, store, engine, metrics, self._heartbeat)
+        self._gate = Gate(settings, _disks(settings, store), metrics)
         self._rules = Rules.of(settings)
         self._seen: dict[str, Sighting] = {}
         self._kept: dict[str, Stamp] = dict(store.kept())
         self._stopping = threading.Event()
-        self._complaint: str | None = None
         self._turned_s = time.monotonic()
         self._reconciled_s = -math.inf
+        self._broke_off = False  # a fault ended the last turn in the middle
         # First the events, then the first listing: nothing falls between.
-        self._waker: Waker = wakers.start(settings.inbox)
-        metrics.watcher_mode(self._waker.mode)
+        self._lookout = Lookout(settings.inbox, metrics)
         metrics.watch_inbox(self.inbox_state)
 
     def watch(self) -> int:
-        """Turn until stopped; troubles of disk and database are waited out."""
-        sleep_s, failures = 0.0, 0
+        """Turn until stopped; troubles of disks, folders and database are waited out."""
+        sleep_s, woken = 0.0, True
         while not self._stopping.is_set():
-            woken = self._waker.wait(sleep_s)
-            try:
-                sleep_s = self._turn(woken=woken).sleep_s
-                failures, self._complaint = 0, None
-            except (DBAPIError, OSError) as error:
-                sleep_s = self._pause(error, failures)
-                failures += 1
+            sleep_s = self._attempt(woken=woken)
+            woken = self._rest(sleep_s)
+        self._heartbeat.skip()
         log.info("stopped")
         return 0
 
@@ -160,13 +162,17 @@ class Watcher:
         """Turn until nothing is left but what others hold or what must wait."""
         total, idle_turns = Tally(), 0
         while not self._stopping.is_set() and idle_turns < 2:
-            turn = self._turn(woken=False)
+            try:
+                turn = self._turn(woken=False)
+            except _FAULTS as error:
+                self._gate.shut(faults.of(error, self._settings.inbox))
+                return 1
             total += turn.tally
             if not self._seen:
                 break
             is_idle = turn.tally.done == 0 and not turn.is_settling
             idle_turns = idle_turns + 1 if is_idle else 0
-            self._waker.wait(0.0 if turn.tally.done else turn.sleep_s)
+            self._lookout.wait(0.0 if turn.tally.done else turn.sleep_s)
         left = len(self._seen)
         log.info(
             "inbox done",
@@ -179,11 +185,11 @@ class Watcher:
     def stop(self) -> None:
         """End after the batch at hand."""
         self._stopping.set()
-        self._waker.wake()
+        self._lookout.wake()
 
     def close(self) -> None:
         """Stop watching the folder."""
-        self._waker.close()
+        self._lookout.close()
 
     # --- state for scrapes and health --------------------------------------------------------
 
@@ -207,45 +213,92 @@ class Watcher:
         """What /readyz asks."""
         return {
             "loop": self.stalled,
-            "work": lambda: self._complaint,
+            "work": self._gate.complaint,
+            "events": self._lookout.complaint,
             "inbox": self._inbox_complaint,
-            "disk": self._disk_complaint,
+            "disk": self._gate.room_complaint,
             "database": self._store.ping,
         }
+
+    def deafness(self) -> str | None:
+        """Why the inbox is looked at every few seconds, if it is; a note of /readyz."""
+        return self._lookout.deafness()
 
     def _inbox_complaint(self) -> str | None:
         if not self._settings.inbox.is_dir():
             return f"{self._settings.inbox} is not there. Is its disk mounted?"
         return None
 
-    def _disk_complaint(self) -> str | None:
-        free = shutil.disk_usage(self._settings.home).free
-        return f"{free} bytes free in PIGEONHOLE_HOME; make room" if free < _LITTLE_BYTES else None
+    # --- resting -----------------------------------------------------------------------------
+
+    def _attempt(self, *, woken: bool) -> float:
+        """One turn, or the reason why there can be none; returns how long to rest."""
+        try:
+            sleep_s = self._turn(woken=woken).sleep_s
+        except _FAULTS as error:
+            sleep_s = self._gate.shut(faults.of(error, self._settings.inbox))
+            self._broke_off, self._reconciled_s = True, -math.inf
+        else:
+            self._gate.open()
+        return sleep_s
+
+    def _rest(self, sleep_s: float) -> bool:
+        """Wait until something moved (True) or the time is over; meanwhile, see that we can hear.
+
+        What moves while the gate is shut must wait until it is tried again.
+        """
+        end_s = time.monotonic() + sleep_s
+        while not self._stopping.is_set():
+            left_s = max(0.0, end_s - time.monotonic())
+            slice_s = min(left_s, _SUPERVISE_S)
+            if self._gate.fault:
+                self._stopping.wait(slice_s)
+            elif self._lookout.wait(slice_s):
+                return True
+            if self._supervise() or left_s <= _SUPERVISE_S:
+                return False
+        return False
+
+    def _supervise(self) -> bool:
+        """About once a second; True when a scan must follow."""
+        self._turned_s = time.monotonic()
+        must_scan = self._lookout.supervise()
+        if self._gate.fault is None:
+            self._heartbeat.drop_if_due()
+            must_scan |= paused_since(self._settings.home) is not None
+        return must_scan
 
     # --- one turn ----------------------------------------------------------------------------
 
     def _turn(self, *, woken: bool) -> Turn:
         """One listing, and the batches that are ready."""
         self._turned_s = started_s = time.monotonic()
-        self._revive_waker()
-        arrived = self._waker.arrived()
+        self._gate.check()
+        self._gate.check_inbox()
+        arrived = self._lookout.arrived()
         present = scan(self._settings.inbox, self._rules)
+        self._metrics.scanned(time.time())
         self._reconcile(present)
-        listing = self._news(present)
+        listing = self._news(present) | self._heartbeat.look()
         settled = self._settle(listing, arrived, woken=woken)
         scan_s = time.monotonic() - started_s
-        tally = self._work_through(self._batches(settled.ready, listing))
+        batches = self._timely(
+            self._batches(settled.ready, listing), started_s + max(_TURN_S, _SCAN_SHARE * scan_s)
+        )
+        tally = self._work_through(batches)
         if tally.done and self._settings.after == "keep":
             self._kept = dict(self._store.kept())
         if not tally.done:
-            self._stopping.wait(_SCAN_SHARE * scan_s)  # a burst of events is not a burst of scans
-        return Turn(tally, settled.next_s is not None, self._sleep_s(settled.next_s, tally))
+            self._stopping.wait(_REST_SHARE * scan_s)  # a burst of events is not a burst of scans
+        return Turn(tally, settled.next_s is not None, self._sleep_s(settled.next_s, tally, scan_s))
 
     def _reconcile(self, present: Mapping[str, Stamp]) -> None:
         """At the start and now and then: finish what the dead have left, forget what is gone."""
         if time.monotonic() - self._reconciled_s < self._settings.reconcile_s:
             return
-        self._worker.recover()
+        self._heartbeat.clear_leftovers()
+        self._worker.recover(after_fault=self._broke_off)
+        self._broke_off = False
         if self._store.drop_absent(present.items(), datetime.now(UTC)):
             self._kept = dict(self._store.kept())
         self._reconciled_s = time.monotonic()
@@ -253,7 +306,7 @@ class Watcher:
     def _settle(
         self, listing: Mapping[str, Stamp], arrived: frozenset[str], *, woken: bool
     ) -> Settled:
-        new = sum(path not in self._seen for path in listing)
+        new = sum(path not in self._seen for path in listing if path != self._heartbeat.name)
         self._metrics.found("native" if woken or arrived else "rescan", new)
         settled = settle(self._seen, listing, time.monotonic(), self._settings.settle_s, arrived)
         self._seen = settled.seen
@@ -278,6 +331,16 @@ class Watcher:
         if batch:
             yield batch
 
+    def _timely(
+        self, batches: Iterable[dict[str, Stamp]], end_s: float
+    ) -> Iterator[dict[str, Stamp]]:
+        """These batches while the gate is open and the listing is not too old."""
+        for batch in batches:
+            self._gate.check()
+            yield batch
+            if time.monotonic() > end_s:
+                return
+
     def _work_through(self, batches: Iterable[Mapping[str, Stamp]]) -> Tally:
         total = Tally()
         for tally in self._worker.work_through(map(self._seen_as, batches)):
@@ -297,31 +360,21 @@ class Watcher:
         """What is in the inbox, without what policy `keep` has left there."""
         return {path: stamp for path, stamp in present.items() if self._kept.get(path) != stamp}
 
-    def _sleep_s(self, next_s: float | None, tally: Tally) -> float:
+    def _sleep_s(self, next_s: float | None, tally: Tally, scan_s: float) -> float:
         limits_s = [self._reconciled_s + self._settings.reconcile_s - time.monotonic()]
         if next_s is not None:
             limits_s.append(next_s - time.monotonic())
         if tally.put_off:
             limits_s.append(_PUT_OFF_S)
-        if self._waker.mode == "polling":
-            limits_s.append(_POLL_S)
+        if self._lookout.mode == "polling":
+            limits_s.append(max(_POLL_S, _SCAN_SHARE * scan_s))
         return max(0.0, min(limits_s))
 
-    def _revive_waker(self) -> None:
-        if self._waker.is_healthy():
-            return
-        log.warning("file events have stopped; watching anew", inbox=str(self._settings.inbox))
-        self._waker.close()
-        self._waker = wakers.start(self._settings.inbox)
-        self._metrics.watcher_mode(self._waker.mode)
 
-    def _pause(self, error: Exception, failures: int) -> float:
-        pause_s = float(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
-        self._complaint = f"{type(error).__name__}: {error}"
-        self._metrics.error("paused")
-        log.error("paused; nothing is lost", reason=str(error), again_in_s=pause_s)
-        self._stopping.wait(pause_s)
-        return 0.0
+def _disks(settings: Settings, store: Store) -> list[Path]:
+    """Where we need room: HOME, and the folder of a SQLite file."""
+    file = store.database.url.database if store.database.is_sqlite else None
+    return [settings.home, *([Path(file).parent] if file else [])]
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:

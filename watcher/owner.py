@@ -27,6 +27,11 @@ def is_dead(owner: str) -> bool:
     return boot != _boot() or started != _started(int(pid))
 
 
+def is_foreign(owner: str) -> bool:
+    """Whether this owner runs, or ran, on a host that we cannot ask."""
+    return owner.split("|", maxsplit=1)[0] != socket.gethostname()
+
+
 def _started(pid: int) -> str:
     """When a process started, in the kernel's own ticks where there are any; empty when it is gone.
 

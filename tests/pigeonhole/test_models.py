@@ -1,22 +1,40 @@
-"""`pigeonhole models show`: what a model is and where it came from."""
+"""`pigeonhole models`: which there are, which serves, and another in its place."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core import bundle
 from core.bundle import STARTER, read_manifest
+from core.recipe import Recipe
+from core.registry import Registry
 
 Call = Callable[..., Any]
+
+
+@pytest.fixture
+def served(home: Path) -> str:
+    """The version of the model in HOME."""
+    return read_manifest(home / "models" / "current").version
+
+
+@pytest.fixture
+def french(french_bundle: Path) -> str:
+    return read_manifest(french_bundle).version
+
+
+# --- show ----------------------------------------------------------------------------------------
 
 
 def test_the_serving_model_is_shown(run: Call, home: Path) -> None:
     manifest = read_manifest(home / "models" / "current")
     found = run("models", "show", "--json").json
-    assert found == json.loads(json.dumps(manifest.to_dict()))
-    assert {"name", "version", "labels", "recipe", "metrics", "lineage"} <= set(found)
+    assert set(found) == {"name", "version", "labels", "recipe", "metrics", "lineage"}
+    assert found.items() <= json.loads(json.dumps(manifest.to_dict())).items()
 
 
 def test_the_starter_is_found_by_its_version(run: Call, home: Path) -> None:
@@ -43,9 +61,158 @@ def test_people_can_read_it(run: Call) -> None:
     assert "lineage.made_by" in text
 
 
-def test_an_unknown_version_names_those_that_exist(run: Call, home: Path) -> None:
+def test_the_way_from_the_zip_to_the_bundle_is_one_line(run: Call) -> None:
+    manifest = read_manifest(STARTER)
+    text = run("models", "show", manifest.version).text
+    (line,) = [line for line in text.splitlines() if line.startswith("came from")]
+    lineage = manifest.lineage
+    assert line.split(maxsplit=2)[2].startswith(f"zip sha256 {lineage['zip_sha256']} -> DVC md5 ")
+    assert line.endswith(f" -> bundle {manifest.version}")
+    assert f"-> git {lineage['git_revision']} ->" in line
+
+
+def test_an_unknown_version_names_those_that_exist(run: Call, served: str) -> None:
     done = run("models", "show", "\x1b[31m")
     assert done.code == 1
     assert "\\x1b[31m" in done.err
     assert read_manifest(STARTER).version in done.err
-    assert read_manifest(home / "models" / "current").version in done.err
+    assert served in done.err
+
+
+# --- list ----------------------------------------------------------------------------------------
+
+
+def test_the_list_says_which_model_serves(
+    run: Call, home: Path, served: str, french: str, french_bundle: Path
+) -> None:
+    Registry(home).install(french_bundle)
+    found = run("models", "list", "--json").json
+    starter = read_manifest(STARTER)
+    assert {item["version"]: item["current"] for item in found} == {
+        served: True,
+        french: False,
+        starter.version: False,
+    }
+    text = run("models", "list").text
+    (line,) = [line for line in text.splitlines() if "serves" in line]
+    assert served in line
+    assert "1.000" in line
+    (line,) = [line for line in text.splitlines() if starter.version in line]
+    assert "with the program" in line
+
+
+def test_a_damaged_model_is_listed_as_such(run: Call, home: Path, french_bundle: Path) -> None:
+    registry = Registry(home)
+    registry.install(french_bundle)
+    (item,) = registry.installed()
+    (item.folder / "labels.txt").unlink()
+    assert "labels.txt is missing" in run("models", "list").text
+    assert "labels.txt is missing" in run("models", "list", "--json").json[0]["error"]
+
+
+# --- promote and rollback ------------------------------------------------------------------------
+
+
+def current(home: Path) -> str:
+    return Registry(home).serving().name
+
+
+def test_a_folder_is_promoted_and_taken_back(run: Call, home: Path, french_bundle: Path) -> None:
+    done = run("models", "promote", str(french_bundle))
+    assert done.code == 0, done.err
+    assert current(home) == "french"
+    assert "Not judged" in done.err
+    assert "Promoted french" in done.err
+    assert "`pigeonhole models rollback` takes it back" in done.err
+    done = run("models", "rollback")
+    assert "rgb" in done.err
+    assert current(home) == "rgb"
+    assert run("models", "rollback").code == 1
+
+
+def test_a_version_of_the_list_is_promoted_by_its_beginning(
+    run: Call, home: Path, french: str, french_bundle: Path
+) -> None:
+    Registry(home).install(french_bundle)
+    assert run("models", "promote", french[:6]).code == 0
+    assert current(home) == "french"
+    starter = read_manifest(STARTER)
+    assert run("models", "promote", starter.version).code == 0
+    assert current(home) == starter.name
+
+
+def test_what_serves_already_is_left_alone(run: Call, home: Path, served: str) -> None:
+    done = run("models", "promote", served)
+    assert (done.code, "serves already" in done.err) == (0, True)
+    assert Registry(home).history() == []
+
+
+def test_a_model_that_does_not_run_is_not_promoted(
+    run: Call, home: Path, broken_bundle: Path
+) -> None:
+    done = run("models", "promote", str(broken_bundle), "--force")
+    assert done.code == 1
+    assert "4 labels, but the model answers" in done.err
+    assert current(home) == "rgb"
+
+
+@pytest.mark.usefixtures("home")
+def test_with_no_candidate_it_asks_which(
+    run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    done = run("models", "promote")
+    assert done.code == 1
+    assert "Which model?" in done.err
+    assert "pigeonhole train" in done.err
+
+
+@pytest.fixture
+def worse(
+    home: Path, tmp_path: Path, rgb_model: bytes, repository: Path, paint: Callable[..., bytes]
+) -> Path:
+    """A checkout with test images, and a candidate that takes red for green."""
+    assert home.parent == tmp_path
+    colors = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
+    for label, color in colors.items():
+        folder = tmp_path / "data/images/test" / label
+        folder.mkdir(parents=True)
+        for number in range(8):
+            (folder / f"{number}.png").write_bytes(paint(color, (20 + number, 20)))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(repository / name, tmp_path)
+    candidate = tmp_path / "models" / "candidate"
+    bundle.write(
+        candidate,
+        name="worse",
+        weights=rgb_model,
+        labels=["green", "red", "blue"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return candidate
+
+
+@pytest.mark.usefixtures("worse")
+def test_what_the_gate_refuses_is_not_promoted_unless_forced(
+    run: Call, home: Path, tmp_path: Path
+) -> None:
+    done = run("models", "promote")
+    assert done.code == 1
+    assert "Refused: its accuracy" in done.err
+    assert "--force promotes it anyway" in done.err
+    assert current(home) == "rgb"
+    assert "# The gate: refused" in (tmp_path / "reports/gate.md").read_text()
+    assert run("models", "promote", "--force").code == 0
+    assert current(home) == "worse"
+    assert [move.why for move in Registry(home).history()] == ["forced, the gate was not asked"]
+
+
+@pytest.mark.usefixtures("worse")
+def test_what_the_gate_passes_is_promoted_with_its_sentence(run: Call, home: Path) -> None:
+    run("models", "promote", "--force")
+    better = Registry(home).previous()
+    done = run("models", "promote", str(better))
+    assert done.code == 0, done.err
+    assert current(home) == "rgb"
+    assert Registry(home).history()[-1].why.startswith("Passed: 100.0% of 24 test images right")

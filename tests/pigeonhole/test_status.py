@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core.types import Failure
+from storage.inbox import scan
 from storage.store import Store
-from watcher.scan import scan
 
 Call = Callable[..., Any]
 

@@ -104,7 +104,8 @@ def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
 
 def test_the_stages_are_modules_and_sections_of_the_same_name(repository: Path) -> None:
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
-    assert list(stages) == STAGES == list(yaml.safe_load((repository / "params.yaml").read_text()))
+    sections = yaml.safe_load((repository / "params.yaml").read_text())
+    assert list(stages) == STAGES == [name for name in sections if name != "gate"]
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m pipeline.{name}"
         assert f"pipeline/{name}.py" in stage["deps"]

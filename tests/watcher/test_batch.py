@@ -17,12 +17,12 @@ from core.settings import After, Settings
 from core.types import Batch, Delivery, ImageRef, Outcome, Scores, Stamp
 from monitoring.metrics import Metrics
 from storage import files
+from storage.inbox import scan
 from storage.results import Result
+from storage.rules import Rules
 from storage.store import Finished, Store
 from watcher import owner
 from watcher.batch import LEASE_S, MAX_ATTEMPTS, SHARED_ATTEMPTS, Tally, Worker
-from watcher.rules import Rules
-from watcher.scan import scan
 
 Rows = Callable[[], list[Result]]
 Paint = Callable[..., bytes]

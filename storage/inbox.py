@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.types import Stamp
 from storage.files import stamp_of
-from watcher.rules import Rules
+from storage.rules import Rules
 
 _EVERYBODYS = Rules()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
-from watcher.rules import IGNORED, Rules, is_ignored
-from watcher.scan import scan, survey
+from storage.inbox import scan, survey
+from storage.rules import IGNORED, Rules, is_ignored
 
 
 def test_files_are_found_in_every_sub_folder_by_their_relative_path(tmp_path: Path) -> None:
