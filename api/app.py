@@ -19,7 +19,7 @@ from api import problems
 from api.events import Events
 from api.middleware import Hardened, HeadAsGet, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results, stats
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -28,6 +28,7 @@ from core.engine import Engine
 from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
+from monitoring.webhooks import telling
 from storage import uploads
 from storage.store import Store
 
@@ -75,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, images, events, model, health, problem_routes, docs):
+    for routes in (predict, results, stats, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
@@ -107,13 +108,15 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = stack.enter_context(closing(Store.open(settings.database_url)))
+    store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
+    stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)
     metrics.watch_quality(store.database, settings.audit_share)
     metrics.expect_errors(code for code, kind in problems.CATALOG.items() if kind.status >= 500)
+    stack.enter_context(telling(settings, store.database, metrics))
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )

@@ -1,10 +1,12 @@
 """Every setting: where and when things happen. What changes an answer is in params.yaml."""
 
+import base64
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -14,7 +16,9 @@ from core.errors import SettingsError
 from core.types import Provider
 
 PREFIX = "PIGEONHOLE_"
+SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets of Standard Webhooks begin with
 _PASSWORD = re.compile(r"(://[^:/@]*:)[^/]*@")  # of postgresql://user:password@host/name
+SECRETS = ("api_key", "webhook_secret")  # each may lie in a file: NAME_FILE
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 After = Literal["sort", "archive", "keep", "delete"]
@@ -48,6 +52,10 @@ class Settings(BaseSettings):
     )
     done_suffix: str = Field(
         "", description="take FILE only when FILE and this suffix is there too, such as .done"
+    )
+    webhook_url: str = Field("", description="told of every result, by a signed POST")
+    webhook_secret: SecretStr | None = Field(
+        None, description="signs what the webhook is told: whsec_ and base64 of 24 to 64 bytes"
     )
     settle_s: float = Field(1.0, ge=0, description="how long size and mtime must stand still")
     reconcile_s: float = Field(15.0, gt=0, description="time between full scans of the inbox")
@@ -91,15 +99,27 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _key_from_file(cls, values: dict[str, object]) -> dict[str, object]:
-        # `values` has it from `.env`, the environment from a container's secrets.
-        file = os.environ.get(f"{PREFIX}API_KEY_FILE") or values.get("api_key_file")
-        if file and not values.get("api_key"):
-            key = Path(str(file)).read_text("utf-8").strip()
-            if not key:
-                raise ValueError(f"{PREFIX}API_KEY_FILE: {file} is empty; put the key into it")
-            values["api_key"] = key
+    def _secrets_from_files(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in SECRETS:
+            # `values` has it from `.env`, the environment from a container's secrets.
+            variable = f"{PREFIX}{name.upper()}_FILE"
+            file = os.environ.get(variable) or values.get(f"{name}_file")
+            if file and not values.get(name):
+                values[name] = _content(variable, Path(str(file)))
         return values
+
+    @model_validator(mode="after")
+    def _signed_webhook(self) -> Self:
+        if not self.webhook_url:
+            return self
+        if not _is_web_address(self.webhook_url):
+            raise ValueError(f"{PREFIX}WEBHOOK_URL: write https://host/path, with no user in it")
+        if not self.webhook_secrets or not all(map(_is_secret, self.webhook_secrets)):
+            raise ValueError(
+                f"{PREFIX}WEBHOOK_SECRET: the receiver must be able to tell us from others. Make "
+                'one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _below_home(self) -> Self:
@@ -123,8 +143,11 @@ class Settings(BaseSettings):
                 for problem in error.errors()
             ]
             raise SettingsError("\n".join([*lines, "See docs/settings.md."])) from None
-        except OSError as error:
-            raise SettingsError(f"{PREFIX}API_KEY_FILE: {error}") from None
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """One secret, or two with a space between while one takes the place of the other."""
+        return tuple(self.webhook_secret.get_secret_value().split()) if self.webhook_secret else ()
 
     @property
     def ignore_patterns(self) -> tuple[str, ...]:
@@ -135,6 +158,33 @@ class Settings(BaseSettings):
     def is_loopback(self) -> bool:
         """Whether the API is reachable from this machine alone."""
         return self.host in LOOPBACK
+
+
+def _content(variable: str, file: Path) -> str:
+    try:
+        content = file.read_text("utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{variable}: {error}") from None
+    if not content:
+        raise ValueError(f"{variable}: {file} is empty; put the secret into it")
+    return content
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises where it is none
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname) and not url.username
+
+
+def _is_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(SECRET_PREFIX) and 24 <= len(key) <= 64
 
 
 class Source(NamedTuple):
@@ -152,7 +202,7 @@ def sources(settings: Settings, environ: Mapping[str, str] | None = None) -> Ite
     dotenv = _upper(dotenv_values(".env"))
     for name, field in Settings.model_fields.items():
         variable = f"{PREFIX}{name.upper()}"
-        named = (variable, f"{variable}_FILE") if name == "api_key" else (variable,)
+        named = (variable, f"{variable}_FILE") if name in SECRETS else (variable,)
         if any(found.get(key) for key in named):
             origin = "environment"
         elif any(dotenv.get(key) for key in named):

@@ -84,6 +84,14 @@ class Stamp:
     size_bytes: int
     mtime_ns: int
 
+    def is_same_file(self, other: "Stamp") -> bool:
+        """Whether these are one unchanged file, also after its file system was mounted anew.
+
+        Network mounts and some others get another device number each time.
+        """
+        mine, theirs = (self.inode, self.size_bytes), (other.inode, other.size_bytes)
+        return mine == theirs and self.mtime_ns == other.mtime_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:

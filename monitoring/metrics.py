@@ -36,6 +36,7 @@ from core.statistics import Reference
 from core.types import Failure, InputStatistics, Outcome
 from monitoring import quality
 from storage.database import Database
+from storage.outbox import Backlog
 
 log = structlog.get_logger(__name__)
 # Else a second series beside each counter, which nobody asks for.
@@ -105,7 +106,8 @@ class Metrics:
         self._manifest: Manifest | None = None
         self._seen: deque[InputStatistics] = deque(maxlen=quality.RECENT_IMAGES)
         self._database: tuple[Database, float] | None = None
-        self.registry.register(_Quality(self._quality, self._input_drift))
+        self._qualities = _Quality(self._quality, self._input_drift)
+        self.registry.register(self._qualities)
         self._start_at_zero()
 
     def stage(self, name: str, seconds: float) -> None:
@@ -203,6 +205,10 @@ class Metrics:
         """Ask the database how good the present model's answers are, at most every 15 s."""
         self._database = (database, audit_share)
 
+    def known_quality(self, *, at_once: bool = False) -> quality.Quality | None:
+        """What was last known; `at_once`: not older than 15 s, which may take a while."""
+        return self._qualities.look() if at_once else self._qualities.known
+
     def expect_errors(self, codes: Iterable[str]) -> None:
         """Codes that may come: born at 0, so that rate() sees the first."""
         for code in codes:
@@ -279,6 +285,50 @@ class HttpMetrics:
         self.sent = Counter(
             "pigeonhole_http_response_bytes", "Bytes of response bodies", registry=registry
         )
+
+
+class WebhookMetrics:
+    """What the deliverer of a webhook adds; the outbox is asked at every scrape."""
+
+    def __init__(self, registry: CollectorRegistry, ask: Callable[[], Backlog]) -> None:
+        self._deliveries = Counter(
+            "pigeonhole_webhook_deliveries",
+            "Attempts to tell the webhook of a result",
+            ("result",),
+            registry=registry,
+        )
+        for result in ("delivered", "failed", "given_up"):
+            self._deliveries.labels(result)
+        registry.register(_Outbox(ask))
+
+    def told(self, result: str, events: int) -> None:
+        """`delivered`, `failed` (it will be tried again) or `given_up`."""
+        self._deliveries.labels(result).inc(events)
+
+
+class _Outbox(Collector):
+    def __init__(self, ask: Callable[[], Backlog]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[Metric]:
+        events = GaugeMetricFamily(
+            "pigeonhole_webhook_events", "Results that the webhook does not know", labels=["state"]
+        )
+        oldest = GaugeMetricFamily(
+            "pigeonhole_webhook_oldest_event_timestamp_seconds",
+            "When the oldest of those that wait was recorded",
+        )
+        try:
+            backlog = self._ask()
+        except Exception as error:  # noqa: BLE001 - other metrics must not go with it
+            log.warning("no answer about the outbox", reason=str(error))
+        else:
+            events.add_metric(["waiting"], backlog.waiting)
+            events.add_metric(["given_up"], backlog.given_up)
+            if backlog.oldest_at is not None:
+                oldest.add_metric([], backlog.oldest_at.timestamp())
+        yield events
+        yield oldest
 
 
 class _BoundedLabels:
@@ -436,12 +486,12 @@ class _Quality(Collector):
     ) -> None:
         self._ask = ask
         self._input_drift = input_drift
-        self._known: quality.Quality | None = None
+        self.known: quality.Quality | None = None
         self._asked_s = -math.inf
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        known = self._look()
+        known = self.look()
         yield from _estimate_families(
             "estimated",
             "Mean calibrated confidence of the latest answers",
@@ -468,16 +518,17 @@ class _Quality(Collector):
             drift.add_metric([kind], score)
         yield drift
 
-    def _look(self) -> quality.Quality | None:
+    def look(self) -> quality.Quality | None:
+        """Ask if it is time to."""
         with self._lock:
             if time.monotonic() - self._asked_s >= _QUALITY_S:
                 try:
-                    self._known = self._ask()
+                    self.known = self._ask()
                 except Exception as error:  # noqa: BLE001 - other metrics must not go with it
                     log.warning("no answer about quality", reason=str(error))
-                    self._known = None
+                    self.known = None
                 self._asked_s = time.monotonic()
-            return self._known
+            return self.known
 
 
 def _estimate_families(

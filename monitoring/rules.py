@@ -92,7 +92,9 @@ def alerts(limits: Limits) -> list[Alert]:
             "HeartbeatLost",
             # Over an hour: the last beat must not be forgotten together with the watcher.
             "time() - max(max_over_time(pigeonhole_heartbeat_last_seen_timestamp_seconds[1h]))"
-            f" > {limits.heartbeat_s}",
+            f" > {limits.heartbeat_s}"
+            # Somebody has said `pigeonhole pause`: the beat stops with everything else.
+            ' unless on () max(pigeonhole_watcher_paused{reason="user"}) == 1',
             60,
             "page",
             "No heartbeat has come through for {{ $value | humanizeDuration }}",

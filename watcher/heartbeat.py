@@ -33,6 +33,7 @@ class Heartbeat:
         self._picture = _paint()
         self._due_s = time.monotonic() if interval_s else math.inf
         self._complaint: str | None = None
+        self.last_s: float | None = None  # Unix time of the last one that came through
 
     def drop_if_due(self) -> None:
         """Rename a picture into the inbox, as a careful program delivers its files."""
@@ -73,7 +74,8 @@ class Heartbeat:
             self._complain(f"{outcome.code}: {outcome.detail}")
         else:
             self._complain(None)
-            self._metrics.heartbeat(time.time())
+            self.last_s = time.time()
+            self._metrics.heartbeat(self.last_s)
 
     def skip(self) -> None:
         """No picture may wait in the inbox while nothing is taken from it."""

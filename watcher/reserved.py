@@ -9,20 +9,20 @@ import os
 import time
 from pathlib import Path
 
+from storage.rules import RESERVED
 from watcher import owner
 
-PREFIX = ".pigeonhole-"
 _ABANDONED_S = 24 * 3600.0  # of a host that we cannot ask, such as a container that is gone
 
 
 def name(purpose: str, suffix: str = "") -> str:
     """`.pigeonhole-PURPOSE,HOST,BOOT,PID,START` of this process."""
-    return f"{PREFIX}{purpose},{owner.this_process().replace('|', ',')}{suffix}"
+    return f"{RESERVED}{purpose},{owner.this_process().replace('|', ',')}{suffix}"
 
 
 def is_ours(path: str) -> bool:
     """Whether some Pigeonhole process wrote a file of this name."""
-    return path.rpartition("/")[2].startswith(PREFIX)
+    return path.rpartition("/")[2].startswith(RESERVED)
 
 
 def is_heartbeat(path: str) -> bool:

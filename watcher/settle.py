@@ -5,9 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from core.types import Stamp
-
-# A copy often begins as an empty file; one that stays empty this many times longer is just empty.
-EMPTY_PATIENCE = 10
+from storage.rules import EMPTY_PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """`ready` may be claimed now, oldest change first; `next_s` is when the next one will be."""
+    """`ready` may be claimed now, in the order asked for; `next_s` is when the next one will be."""
 
     ready: tuple[str, ...]
     seen: dict[str, Sighting]
@@ -34,6 +32,8 @@ def settle(
     now_s: float,
     settle_s: float,
     arrived: AbstractSet[str] = frozenset(),
+    *,
+    newest_first: bool = False,
 ) -> Settled:
     """Compare a listing with what was seen before.
 
@@ -51,7 +51,8 @@ def settle(
             ready.append(path)
         else:
             due.append(due_s)
-    ready.sort(key=lambda path: (listing[path].mtime_ns, path))
+    sign = -1 if newest_first else 1
+    ready.sort(key=lambda path: (sign * listing[path].mtime_ns, path))
     return Settled(tuple(ready), after, min(due, default=None))
 
 

@@ -211,3 +211,34 @@ def test_secrets_are_never_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         "postgresql+psycopg://pigeon:***@db:5432/pigeonhole"
     )
     assert "s3cret@" in settings.database_url
+
+
+SECRET = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+
+
+@pytest.mark.parametrize(
+    "url", ["example.org", "ftp://a/b", "https://", "https://u:p@a/", "http://a:x/"]
+)
+def test_a_webhook_needs_an_address_that_can_be_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setenv(monkeypatch, WEBHOOK_URL=url, WEBHOOK_SECRET=SECRET)
+    with pytest.raises(SettingsError, match="PIGEONHOLE_WEBHOOK_URL"):
+        Settings.read()
+
+
+@pytest.mark.parametrize("secret", ["", "abc", "whsec_", "whsec_c2hvcnQ=", f"{SECRET} abc"])
+def test_a_webhook_is_never_told_unsigned(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setenv(monkeypatch, WEBHOOK_URL="https://a/", WEBHOOK_SECRET=secret)
+    with pytest.raises(SettingsError, match=r"PIGEONHOLE_WEBHOOK_SECRET.*openssl rand"):
+        Settings.read()
+
+
+def test_a_webhook_secret_may_lie_in_a_file_and_be_two(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "secret").write_text(f"{SECRET} {SECRET}\n")
+    setenv(monkeypatch, WEBHOOK_URL="https://a/", WEBHOOK_SECRET_FILE=folder / "secret")
+    settings = Settings.read()
+    assert settings.webhook_secrets == (SECRET, SECRET)
+    assert SECRET not in repr(list(sources(settings)))

@@ -71,6 +71,9 @@ def known_names(rgb_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> f
     folder = tmp_path_factory.mktemp("names")
     metrics.model_loaded(Bundle.load(rgb_bundle).manifest)
     metrics.watcher_mode("native")
+    metrics.watcher_paused(None, ("user",))
+    metrics.heartbeat(0.0)
+    metrics.scanned(0.0)
     metrics.watch_inbox(lambda: InboxState(0, None))
     metrics.watch_disk(folder)
     names = {
@@ -78,10 +81,7 @@ def known_names(rgb_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> f
         for family in metrics.registry.collect()
         for name in (family.name, *_samples(family.name, family.type))
     }
-    return frozenset(names | {"up", HEARTBEAT} | set(rules.recordings()))
-
-
-HEARTBEAT = "pigeonhole_heartbeat_last_seen_timestamp_seconds"
+    return frozenset(names | {"up"} | set(rules.recordings()))
 
 
 def _samples(name: str, kind: str) -> tuple[str, ...]:

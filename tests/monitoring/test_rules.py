@@ -34,6 +34,10 @@ def beats(values: str) -> tuple[str, str]:
     return f"pigeonhole_heartbeat_last_seen_timestamp_seconds{{{WATCHER}}}", values
 
 
+def paused(reason: str, values: str) -> tuple[str, str]:
+    return f'pigeonhole_watcher_paused{{{WATCHER}, reason="{reason}"}}', values
+
+
 def share_of_5xx(failed_a_minute: int, fine_a_minute: int) -> tuple[tuple[str, str], ...]:
     name = "pigeonhole_http_requests_total"
     route = 'route="/v1/predict", method="POST"'
@@ -97,6 +101,10 @@ CASES = [
     Case("HeartbeatLost", "the watcher itself is gone", (beats("0+60x60"),), firing=1),
     Case("HeartbeatLost", "a beat each minute", (beats("0+60x500"),)),
     Case("HeartbeatLost", "two beats missed, then one", (beats("0+60x85 5100x2 5280+60x9"),)),
+    Case("HeartbeatLost", "no beat, for want of disk", (
+        beats("0+60x60 3600x100"), paused("disk", "0x60 1x100")), firing=1),
+    Case("HeartbeatLost", "no beat, for somebody said pause", (
+        beats("0+60x60 3600x100"), paused("user", "0x60 1x100"))),
     Case("TargetDown", "one does not answer", ((ONE_UP[0], "0x500"), OTHER_UP), firing=1),
     Case("TargetDown", "one is no longer to be found", (
         (ONE_UP[0], "1x60 _x100"), OTHER_UP), firing=1),

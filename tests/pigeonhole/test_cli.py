@@ -92,6 +92,8 @@ def test_every_setting_and_its_default_is_in_the_document(repository: Path) -> N
         "database_url": "sqlite:///`HOME`/pigeonhole.db",
         "api_key": "none",
         "workers": "number of cores",
+        "webhook_url": "none",
+        "webhook_secret": "none",
         "ignore": "none",
         "done_suffix": "none",
         "max_body_bytes": "20MiB",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from core import bundle
@@ -216,3 +217,63 @@ def test_what_the_gate_passes_is_promoted_with_its_sentence(run: Call, home: Pat
     assert done.code == 0, done.err
     assert current(home) == "rgb"
     assert Registry(home).history()[-1].why.startswith("Passed: 100.0% of 24 test images right")
+
+
+# --- import --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """(N, 3, 8, 8) float32 to the mean of each channel: what most classifiers look like."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)],
+        "theirs",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 13)]
+    path = tmp_path / "theirs.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    (tmp_path / "words.txt").write_text("rouge\nvert\nbleu\n")
+    return path
+
+
+def test_a_model_of_ones_own_is_brought_promoted_and_asked(
+    run: Call, home: Path, foreign: Path, tmp_path: Path, paint: Callable[..., bytes]
+) -> None:
+    words = ("--labels", str(tmp_path / "words.txt"), "--size", "8", "--name", "mine")
+    done = run("models", "import", str(foreign), *words, "--mean", "0,0,0", "--std", "1,1,1")
+    assert done.code == 0, done.err
+    assert "Imported mine" in done.err
+    assert current(home) == "rgb"  # it waits to be promoted, ...
+    (command,) = [line for line in done.err.splitlines() if "models promote" in line]
+    assert run(*command.split()[1:]).code == 0  # ... and this is how
+    (tmp_path / "a.png").write_bytes(paint("lime"))
+    assert run("classify", str(tmp_path / "a.png")).lines[0]["label"] == "vert"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--size", "8"), 2, "needs --labels FILE and --size"),
+        (("--labels", "words.txt", "--size", "8", "--mean", "1,2"), 2, "write three numbers"),
+        (("--labels", "words.txt", "--size", "9"), 1, "takes 8 x 8 pixels; give that as --size"),
+        (("--labels", "missing.txt", "--size", "8"), 1, "one label a line"),
+    ],
+)
+def test_what_cannot_be_imported_is_said(
+    run: Call, home: Path, foreign: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = run("models", "import", foreign.name, *words)
+    assert (done.code, said in done.err) == (code, True), done.err
+    assert Registry(home).installed() == []
+
+
+@pytest.mark.usefixtures("home")
+def test_without_onnx_it_says_what_to_install(
+    run: Call, foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pigeonhole.models.find_spec", lambda _: None)
+    done = run("models", "import", foreign.name, "--labels", "words.txt", "--size", "8")
+    assert done.code == 1
+    assert "pip install onnx" in done.err

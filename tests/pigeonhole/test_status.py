@@ -82,7 +82,7 @@ def test_waiting_files_are_shown_with_their_reason(run: Call, home: Path, record
     store.close()
     (waiting,) = run("status", "--json").json["waiting"]
     assert waiting["path"] == "caf\\xe9\n\x1b[31m.png"
-    assert (waiting["state"], waiting["reason"]) == ("waiting", "Permission denied.")
+    assert (waiting["state"], waiting["reason"]) == ("retry", "Permission denied.")
     text = run("status").text
     assert "caf\\xe9\\n\\x1b[31m.png" in text
     assert "Permission denied." in text

@@ -38,13 +38,17 @@ def test_the_sections_are_frozen(repository: Path) -> None:
     ("old", "new", "message"),
     [
         (
-            "  seed: 7",
-            "  seed: 7\n  sead: 7",
+            "train:\n  seed: 7",
+            "train:\n  seed: 7\n  sead: 7",
             "params.yaml: train.sead: Unexpected keyword argument",
         ),
-        ("  seed: 7", "", "params.yaml: train.seed: Field required"),
-        ("  seed: 7", "  seed: many", "params.yaml: train.seed: Input should be a valid integer"),
-        ("  seed: 7", "  seed: 7.5", "train.seed: Input should be a valid integer"),
+        ("train:\n  seed: 7", "train:", "params.yaml: train.seed: Field required"),
+        (
+            "train:\n  seed: 7",
+            "train:\n  seed: many",
+            "params.yaml: train.seed: Input should be a valid integer",
+        ),
+        ("train:\n  seed: 7", "train:\n  seed: 7.5", "train.seed: Input should be a valid integer"),
         ("crop: none", "crop: round", "preprocess.crop: Input should be 'none' or 'center'"),
         ("epochs: 60", "epochs: 0", "train.epochs: Input should be greater than or equal to 1"),
         ("filters: [16, 32]", "filters: [16]", "train.filters.1: Field required"),
@@ -60,7 +64,7 @@ def test_a_mistake_is_refused_by_its_name(edited: Path, old: str, new: str, mess
 
 
 def test_every_mistake_is_named_at_once(edited: Path) -> None:
-    replace(edited, "  seed: 7", "")
+    replace(edited, "train:\n  seed: 7", "train:")
     replace(edited, "epochs: 60", "epochs: -1")
     with pytest.raises(ParamsError) as caught:
         params.read(edited)

@@ -447,7 +447,7 @@ def test_absent_files_are_dropped_unless_somebody_holds_them(
     assert store.drop_absent(present, now + timedelta(seconds=LEASE_S)) == 4
 
     assert store.kept() == [files[0]]
-    assert [each.path for each in store.waiting()] == [files[2][0], files[5][0]]
+    assert [each.path for each in store.waiting()] == [files[number][0] for number in (2, 4, 5)]
     assert store.owners() == ["holds", "puts away"]
     assert store.drop_absent(present, now + timedelta(seconds=LEASE_S)) == 0
 
