@@ -24,7 +24,7 @@ router = v1_router("results")
     summary="Count results",
     response_model=Stats,
     responses={
-        **responses("unauthorized", "bad_parameter", "database_unavailable"),
+        **responses("unauthorized", "scope_missing", "bad_parameter", "database_unavailable"),
         **NOT_MODIFIED,
         200: {"headers": ETAG},
     },
