@@ -5,6 +5,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil
 
+PIGEONHOLE = (sys.executable, "-m", "pigeonhole")
 START_LIMIT_S = 120.0
 
 

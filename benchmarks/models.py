@@ -31,7 +31,9 @@ class Model(NamedTuple):
 
 def prepare(cache: Path) -> list[Model]:
     """Every model, made where it is missing: in a process of its own, for torch is large."""
-    models = [Model(name, cache / "models" / name, cache / "models" / f"{name}.pt") for name in NAMES]
+    models = [
+        Model(name, cache / "models" / name, cache / "models" / f"{name}.pt") for name in NAMES
+    ]
     for model in models:
         if not (model.bundle.is_dir() and model.weights.is_file()):
             command = [sys.executable, "-m", "benchmarks.models", model.name, str(cache)]

@@ -83,7 +83,9 @@ def _install(folder: Path, python: Path, package: str) -> None:
         (packages / "zz-pigeonhole.pth").write_text(f"{ours}\n")
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]
     try:
-        subprocess.run(command, check=True, timeout=_INSTALL_LIMIT_S, capture_output=True, text=True)
+        subprocess.run(
+            command, check=True, timeout=_INSTALL_LIMIT_S, capture_output=True, text=True
+        )
     except subprocess.CalledProcessError as error:
         raise RuntimeError(f"pip: {error.stderr.strip().splitlines()[-1]}") from error
     except subprocess.TimeoutExpired:
@@ -108,7 +110,17 @@ def _uvicorn(python: Path, port: int, _: Path) -> list[str]:
 
 def _bentoml(python: Path, port: int, _: Path) -> list[str]:
     service = "benchmarks.peers.bentoml_service:Classifier"
-    return [str(python), "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port)]
+    return [
+        str(python),
+        "-m",
+        "bentoml",
+        "serve",
+        service,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
 
 
 def _mlserver(python: Path, port: int, scratch: Path) -> list[str]:

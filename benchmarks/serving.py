@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 def cases(*, quick: bool) -> list[Case]:
-    """Ours first; the peers with torch, as their users have them, and with our graph and runtime."""
+    """Ours; the peers with torch, as their users have them, and with our graph and runtime."""
     ours = [Case(OURS, "onnx")]
     if quick:
         return ours

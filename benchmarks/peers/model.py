@@ -52,9 +52,7 @@ def _torch() -> Callable[[np.ndarray], np.ndarray]:
 def _onnx() -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime  # noqa: PLC0415 - one of two runtimes
 
-    session = onnxruntime.InferenceSession(
-        os.environ["GRAPH"], providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(os.environ["GRAPH"], providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> np.ndarray:
         answer: np.ndarray = session.run(None, {"images": images})[0]
