@@ -15,7 +15,7 @@ from core.settings import Settings
 from storage.inbox import Found, Walk, Why
 from storage.pause import paused_since
 from storage.rules import EMPTY_PATIENCE, RESERVED, Rules
-from storage.store import Store, Waiting
+from storage.store import LONGEST_HOLD, Store, Waiting
 
 State = Literal[
     "settling", "waiting", "paused", "claimed", "retry", "filing",
@@ -81,7 +81,7 @@ class Limbo:
         if held.state == "waiting":
             text = held.error or "an error of an earlier attempt"
             return self._told(found, "retry", text, held)
-        if held.until > self._now:
+        if self._now < held.until <= self._now + LONGEST_HOLD:
             return self._told(found, "claimed", f"being worked on by {_who(held.owner)}", held)
         return self._told(found, "waiting", "an attempt broke off; it is taken up again", held)
 
