@@ -73,6 +73,10 @@ format: install-dev ## Put the code into shape
 test: install-dev ## The whole test suite
 	$(BIN)/pytest
 
+.PHONY: soak
+soak: install-dev ## Every guarantee in its long form; SEEDS=1,2 and ONLY=G1 choose
+	$(BIN)/pytest tests --soak --timeout 1800 -m guarantee $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),-k "$(ONLY)")
+
 .PHONY: monitoring
 monitoring: install ## Write rules and dashboards from monitoring/*.py
 	@$(BIN)/python -m monitoring

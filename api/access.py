@@ -1,32 +1,50 @@
-"""Who may come in, and how they must ask: the API key, and no parameter said twice."""
+"""Who may come in, and how they must ask: keys with scopes, and no parameter said twice."""
 
-import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Security
+from fastapi.params import Depends as Dependency
 from fastapi.security import APIKeyHeader
+from starlette.concurrency import run_in_threadpool
 
-from api.parts import Given
+from api.parts import Given, Parts
 from api.problems import ProblemError, responses
+from storage.keys import Key, Scope
 
 _header = APIKeyHeader(
     name="X-API-Key",
     scheme_name="ApiKey",
     auto_error=False,
-    description="The value of PIGEONHOLE_API_KEY. Not asked for when that is not set.",
+    description="PIGEONHOLE_API_KEY, or a key of `pigeonhole keys add`. Where neither is, none "
+    "is asked for on this machine.",
 )
+_SCOPE_OF_METHOD: dict[str, Scope] = {"GET": "read", "POST": "write", "PATCH": "review"}
 
 
-async def _key(given: Annotated[str | None, Security(_header)], parts: Given) -> None:
-    wanted = parts.settings.api_key
-    if not wanted:
-        return
+async def _key(
+    given: Annotated[str | None, Security(_header)], request: Request, parts: Given
+) -> None:
+    await require(parts, given, _SCOPE_OF_METHOD.get(request.method, "admin"))
+
+
+async def _admin_key(given: Annotated[str | None, Security(_header)], parts: Given) -> None:
+    await require(parts, given, "admin")
+
+
+async def require(parts: Parts, given: str | None, scope: Scope) -> Key | None:
+    """The key that was given; None where none is asked for. Raises `ProblemError`."""
+    keyring = parts.keyring
+    if keyring.is_stale:
+        await run_in_threadpool(keyring.refresh)
+    if not keyring.is_asked_for:
+        return None
     # Header values are bytes, which Starlette reads as Latin-1; the key is text.
-    same = secrets.compare_digest(
-        (given or "").encode("latin-1"), wanted.get_secret_value().encode()
-    )
-    if not same:
+    key = keyring.find((given or "").encode("latin-1").decode("utf-8", "surrogateescape"))
+    if key is None:
         raise ProblemError("unauthorized", headers={"WWW-Authenticate": 'ApiKey realm="v1"'})
+    if not key.may(scope):
+        raise ProblemError("scope_missing", f"The key {key.name} has no scope `{scope}`.")
+    return key
 
 
 async def _said_once(request: Request) -> None:
@@ -36,11 +54,16 @@ async def _said_once(request: Request) -> None:
             raise ProblemError("bad_parameter", f"{name}: may be given once.", errors=errors)
 
 
-def v1_router(tag: str) -> APIRouter:
-    """A router below /v1; the key is asked for before the body is read."""
+def guarded(*, is_admin: bool = False) -> list[Dependency]:
+    """What every route of data depends on: a key, asked for before the body is read."""
+    return [Depends(_admin_key if is_admin else _key), Depends(_said_once)]
+
+
+def v1_router(tag: str, *, is_admin: bool = False) -> APIRouter:
+    """A router below /v1. Scopes: GET read, POST write, PATCH review; or all of it admin."""
     return APIRouter(
         prefix="/v1",
         tags=[tag],
-        dependencies=[Depends(_key), Depends(_said_once)],
-        responses=responses("unauthorized", "bad_parameter"),
+        dependencies=guarded(is_admin=is_admin),
+        responses=responses("unauthorized", "scope_missing", "bad_parameter"),
     )

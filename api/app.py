@@ -14,12 +14,14 @@ from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
 
 from api import problems
 from api.events import Events
-from api.middleware import Hardened, HeadAsGet, LastResort, Observed
+from api.keyring import Keyring
+from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, predict, results
+from api.routes import docs, events, health, images, model, predict, results, stats
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -29,7 +31,7 @@ from core.follow import Follower
 from core.settings import Settings
 from monitoring.metrics import HttpMetrics, Metrics
 from monitoring.webhooks import telling
-from storage import uploads
+from storage import keys, uploads
 from storage.store import Store
 
 _DESCRIPTION = """\
@@ -68,6 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(Observed),
             Middleware(Hardened),
+            Middleware(KnownHost, settings=settings),
+            *_cors(settings),
             Middleware(HeadAsGet),
             Middleware(LastResort),
             Middleware(
@@ -76,10 +80,26 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, images, events, model, health, problem_routes, docs):
+    for routes in (predict, results, stats, images, events, model, health, problem_routes, docs):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Other origins may use the API only where the settings name them."""
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PATCH"],
+            allow_headers=["X-API-Key", "Content-Type", "If-Match", "If-None-Match", "Range"],
+            expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Model-Version"],
+        )
+    ]
 
 
 class _Api(FastAPI):
@@ -130,5 +150,7 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         metrics,
         HttpMetrics(metrics.registry),
         Events(store.database),
+        Keyring(settings, store.database),
+        cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),
     )

@@ -4,6 +4,7 @@ Plain functions around `receive` and `send`: Starlette's `BaseHTTPMiddleware` wo
 a queue between the route and the network.
 """
 
+import re
 import time
 from dataclasses import dataclass
 from http import HTTPMethod
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.parts import Parts
 from api.problems import answer, code_of
+from core.settings import LOOPBACK, Settings
 
 log = structlog.get_logger("api")
 
@@ -69,6 +71,29 @@ class Observed:
             await self.app(inside, receive_counted, send_counted)
         finally:
             _count(scope, _route(scope, inside), seen, time.perf_counter() - started)
+
+
+class KnownHost:
+    """On loopback, refuses names that are not ours.
+
+    Else a web page could let its own name lead to this machine (DNS rebinding) and, where no key is
+    asked for, read and write everything. Elsewhere there is always a key.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        names = {name.strip().lower() for name in settings.allowed_hosts.split(",")}
+        self._names = {*LOOPBACK, "[::1]", *names} - {""}
+        self._is_asked = settings.is_loopback and "*" not in names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and self._is_asked:
+            host = Headers(scope=scope).get("host", "localhost").lower()
+            if re.sub(r":\d*$", "", host) not in self._names:
+                await answer(scope["path"], "unknown_host")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class Hardened:

@@ -7,6 +7,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from api.events import Events
+from api.keyring import Keyring
 from core.bundle import Bundle
 from core.engine import Engine
 from core.follow import Follower
@@ -26,6 +27,8 @@ class Parts:
     metrics: Metrics
     http: HttpMetrics
     events: Events
+    keyring: Keyring
+    cursor_secret: bytes
     thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
 
     @property

@@ -31,7 +31,10 @@ class Kind(NamedTuple):
 
 CATALOG = {
     "unauthorized": Kind(
-        401, "No valid API key", "Send the value of PIGEONHOLE_API_KEY as X-API-Key."
+        401, "No valid API key", "Send PIGEONHOLE_API_KEY, or a key that was made, as X-API-Key."
+    ),
+    "scope_missing": Kind(
+        403, "This key is not for that", "Use one that was made with the scope `detail` names."
     ),
     "not_found": Kind(404, "No such address", "See /docs for the addresses that there are."),
     "result_not_found": Kind(404, "No such result", "Ask GET /v1/results for the ids."),
@@ -50,6 +53,9 @@ CATALOG = {
     ),
     "precondition_required": Kind(
         428, "No version is named", "Send the ETag of the result as If-Match."
+    ),
+    "unknown_host": Kind(
+        421, "Not under this name", "Ask by localhost, or add the name to PIGEONHOLE_ALLOWED_HOSTS."
     ),
     "body_too_large": Kind(
         413, "Too many bytes", "Send a smaller image, or raise PIGEONHOLE_MAX_BODY_BYTES."

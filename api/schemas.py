@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 
 from storage import reviews
 from storage.results import Order, ResultFilter, Source, Status
+from storage.statistics import Resolution
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
 _MAX_TEXT = 255
@@ -190,6 +191,76 @@ class Labels(Wire):
     model: ModelRef
 
 
+Counts = dict[str, Annotated[int, Field(ge=0)]]
+
+
+class StatsBucket(Wire):
+    """The results of one minute, hour or day."""
+
+    start: Timestamp
+    images: int = Field(ge=0)
+    by_status: Counts = Field(examples=[{"classified": 40, "quarantined": 2}])
+    by_label: Counts = Field(examples=[{"cat": 30, "dog": 10}])
+
+
+class Rate(Wire):
+    """Results per second."""
+
+    last_minute: float = Field(ge=0)
+    last_hour: float = Field(ge=0)
+
+
+class Latency(Wire):
+    """Below which so many per cent of the latencies lie, within 5 %; null without results."""
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+
+
+class ReviewCounts(Wire):
+    """What waits for people, what they have looked at, and how much of that they corrected."""
+
+    waiting: int = Field(ge=0)
+    reviewed: int = Field(ge=0)
+    corrected: int = Field(ge=0)
+
+
+class Estimate(Wire):
+    """A share with its 95 % interval."""
+
+    value: Share
+    lower: Share
+    upper: Share
+    images: int = Field(ge=0)
+
+
+class Quality(Wire):
+    """How good the present model's latest answers are; null: not known yet."""
+
+    estimated_accuracy: Estimate | None = Field(description="the mean calibrated confidence")
+    reviewed_accuracy: Estimate | None = Field(description="what people said of a random sample")
+    audit_waiting: int = Field(ge=0, description="results of that sample to be looked at")
+    label_drift: float | None = Field(description="PSI of labels against the bundle's reference")
+
+
+class Stats(Wire):
+    """The results of a span of time, counted; how fast, how good."""
+
+    since: Timestamp | None = Field(description="null: from the first result on")
+    until: Timestamp
+    bucket: Resolution
+    images: int = Field(ge=0)
+    by_status: Counts = Field(examples=[{"classified": 40, "quarantined": 2}])
+    by_label: Counts = Field(examples=[{"cat": 30, "dog": 10}])
+    buckets: list[StatsBucket] = Field(description="oldest first; those without results left out")
+    rate: Rate
+    latency_ms: Latency
+    reviews: ReviewCounts
+    quality: Quality | None
+
+
 class Recipe(Wire):
     """How an image becomes the model's input."""
 
@@ -267,6 +338,18 @@ class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     store: bool = Field(True, description="`false`: answer, but keep no record")
+
+
+class StatsQuery(BaseModel):
+    """The parameters of GET /v1/stats."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Moment | None = Field(None, description="classified then or later; default: ever")
+    until: Moment | None = Field(None, description="classified before then; default: now")
+    bucket: Resolution | None = Field(
+        None, description="default: what gives a chart of some hundred points"
+    )
 
 
 class ImageQuery(BaseModel):

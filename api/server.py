@@ -5,7 +5,7 @@ import errno
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import structlog
@@ -16,6 +16,8 @@ from api.events import Events
 from core.errors import SettingsError
 from core.settings import Settings
 from monitoring import logs
+from storage import keys
+from storage.store import Store
 
 log = structlog.get_logger("api")
 
@@ -28,19 +30,25 @@ def serve(settings: Settings) -> int:
     Raises `SettingsError` when the address cannot be used, and whatever keeps the database or the
     model from opening.
     """
-    _refuse_an_open_door(settings)
     logs.configure(settings.log_format, "api")
+    _refuse_an_open_door(settings)
     with _listen(settings.host, settings.port) as listening:
         asyncio.run(_serve(settings, listening))
     return 0
 
 
 def _refuse_an_open_door(settings: Settings) -> None:
-    if not settings.is_loopback and not settings.api_key:
+    if not settings.is_loopback and not settings.api_key and not _has_keys(settings):
         raise SettingsError(
             f"PIGEONHOLE_HOST is {settings.host}: others could read and write your data. "
-            "Set PIGEONHOLE_API_KEY, or set PIGEONHOLE_HOST to 127.0.0.1."
+            "Set PIGEONHOLE_API_KEY, make a key with `pigeonhole keys add`, or set PIGEONHOLE_HOST "
+            "to 127.0.0.1."
         )
+
+
+def _has_keys(settings: Settings) -> bool:
+    with closing(Store.open(settings.database_url)) as store:
+        return bool(keys.every(store.database))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -173,7 +173,13 @@ class Registry:
         shutil.rmtree(self._models / _ASIDE, ignore_errors=True)
 
     def _append(self, move: Move) -> None:
-        record = {**asdict(move), "at": move.at.isoformat()}
+        record = {
+            "when": move.at.isoformat(),
+            "action": move.action,
+            "from": move.before,
+            "to": move.after,
+            "why": move.why,
+        }
         line = json.dumps(record, ensure_ascii=False) + "\n"
         with self._history.open("a+b") as file:
             if file.tell() and not _ends_with_newline(self._history):
@@ -216,7 +222,8 @@ def _parsed(line: str) -> Move | None:
     """A line of the history; None for one that was cut short."""
     try:
         data = json.loads(line)
-        return Move(**{**data, "at": datetime.fromisoformat(data["at"])})
+        when = datetime.fromisoformat(data["when"])
+        return Move(when, data["action"], data["from"], data["to"], data["why"])
     except (ValueError, TypeError, KeyError):
         return None
 

@@ -46,6 +46,13 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="asked for as X-API-Key on every read and write of data"
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names, with commas, by which clients may call a loopback API besides its own",
+    )
+    cors_origins: str = Field(
+        "", description="web pages, with commas, that may use the API: https://pictures.example.org"
+    )
     ignore: str = Field(
         "",
         description="more file names to ignore, as patterns with commas between: *.bak, raw/*",

@@ -106,7 +106,8 @@ class Metrics:
         self._manifest: Manifest | None = None
         self._seen: deque[InputStatistics] = deque(maxlen=quality.RECENT_IMAGES)
         self._database: tuple[Database, float] | None = None
-        self.registry.register(_Quality(self._quality, self._input_drift))
+        self._qualities = _Quality(self._quality, self._input_drift)
+        self.registry.register(self._qualities)
         self._start_at_zero()
 
     def stage(self, name: str, seconds: float) -> None:
@@ -203,6 +204,10 @@ class Metrics:
     def watch_quality(self, database: Database, audit_share: float) -> None:
         """Ask the database how good the present model's answers are, at most every 15 s."""
         self._database = (database, audit_share)
+
+    def known_quality(self, *, at_once: bool = False) -> quality.Quality | None:
+        """What was last known; `at_once`: not older than 15 s, which may take a while."""
+        return self._qualities.look() if at_once else self._qualities.known
 
     def expect_errors(self, codes: Iterable[str]) -> None:
         """Codes that may come: born at 0, so that rate() sees the first."""
@@ -481,12 +486,12 @@ class _Quality(Collector):
     ) -> None:
         self._ask = ask
         self._input_drift = input_drift
-        self._known: quality.Quality | None = None
+        self.known: quality.Quality | None = None
         self._asked_s = -math.inf
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        known = self._look()
+        known = self.look()
         yield from _estimate_families(
             "estimated",
             "Mean calibrated confidence of the latest answers",
@@ -513,16 +518,17 @@ class _Quality(Collector):
             drift.add_metric([kind], score)
         yield drift
 
-    def _look(self) -> quality.Quality | None:
+    def look(self) -> quality.Quality | None:
+        """Ask if it is time to."""
         with self._lock:
             if time.monotonic() - self._asked_s >= _QUALITY_S:
                 try:
-                    self._known = self._ask()
+                    self.known = self._ask()
                 except Exception as error:  # noqa: BLE001 - other metrics must not go with it
                     log.warning("no answer about quality", reason=str(error))
-                    self._known = None
+                    self.known = None
                 self._asked_s = time.monotonic()
-            return self._known
+            return self.known
 
 
 def _estimate_families(

@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models that can serve.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
+keys = typer.Typer(help="Who may use the API.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys, name="keys")
 webhooks = typer.Typer(help="The webhook.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(webhooks, name="webhooks")
 
@@ -51,6 +53,15 @@ def _moment(text: str) -> datetime:
 def _spelled_out(text: str | None) -> str | None:
     """Rows hold no bytes that are not UTF-8; a command line may."""
     return None if text is None else as_text(text)
+
+
+def _scopes(given: list[str]) -> list[str]:
+    from storage.keys import SCOPES
+
+    for scope in given:
+        if scope not in SCOPES:
+            raise typer.BadParameter(f"{printable(scope)}: one of {', '.join(SCOPES)}.")
+    return given
 
 
 def _existing(paths: list[Path]) -> list[Path]:
@@ -331,6 +342,40 @@ def rollback() -> int:
     from pigeonhole import models
 
     return models.rollback()
+
+
+@keys.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits and . _ - @")],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            metavar="read|write|review|admin",
+            callback=_scopes,
+            help="What it opens; may be given several times.",
+        ),
+    ] = ["read"],  # noqa: B006 - typer wants a list
+) -> int:
+    """Make a key of the API and print it, this once."""
+    from pigeonhole import keys
+
+    return keys.add(name, scope)
+
+
+@keys.command("list")
+def list_keys(as_json: Json = False) -> int:
+    """Show every key by its name, never itself."""
+    from pigeonhole import keys
+
+    return keys.listing(as_json=as_json)
+
+
+@keys.command()
+def revoke(name: Annotated[str, typer.Argument(help="As `keys list` shows it.")]) -> int:
+    """Let a key open nothing any more."""
+    from pigeonhole import keys
+
+    return keys.revoke(name)
 
 
 @models.command("import")

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.bundle import Bundle, locate
 from core.errors import PigeonholeError
+from core.registry import Registry
 from core.settings import Settings
 from pigeonhole import addresses
 from pigeonhole.results import database_file, missing_database
@@ -98,6 +99,7 @@ def _examine(settings: Settings) -> Iterator[Finding]:
     yield from _inotify(settings)
     yield from _database(settings)
     yield _model(settings)
+    yield from _models(settings)
     yield from _ports(settings)
 
 
@@ -380,11 +382,19 @@ def _model(settings: Settings) -> Finding:
             "model",
             "problem",
             str(error),
-            "See above; or remove the folder: the starter model then serves.",
+            "`pigeonhole models rollback`, or promote another of `pigeonhole models list`.",
         )
     took_s = time.monotonic() - started_s
     text = f"{bundle.ref.name} {bundle.ref.version}, {len(bundle.labels)} labels, loads and runs"
     return Finding("model", "ok", f"{text} ({took_s:.2f} s)")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    """The models that could be gone back to."""
+    for item in Registry(settings.home).installed():
+        if isinstance(item.manifest, str):
+            fix = f"Delete {item.folder}, or promote the same bundle again: that mends it."
+            yield Finding(f"model {item.version}", "warning", item.manifest, fix)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """`pigeonhole models`: which models there are, which one serves, and another in its place."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -190,6 +191,7 @@ def rollback() -> int:
     settings = Settings.read()
     manifest = Registry(settings.home).rollback("rolled back by hand")
     say(f"{manifest.name} {manifest.version} serves again. {_when_it_answers(settings)}")
+    _tell_mlflow(manifest)
     return 0
 
 
@@ -268,7 +270,19 @@ def put_in_place(settings: Settings, folder: Path, why: str) -> Manifest:
         f"Promoted {manifest.name} {manifest.version} ({counted(len(manifest.labels), 'label')}). "
         f"{_when_it_answers(settings)} `pigeonhole models rollback` takes it back."
     )
+    _tell_mlflow(manifest)
     return manifest
+
+
+def _tell_mlflow(manifest: Manifest) -> None:
+    """Call it champion in the registry of the checkout that trained it, where there is one."""
+    top = checkout()
+    if top is None or "mlflow_run_id" not in manifest.lineage or find_spec("mlflow") is None:
+        return
+    try:
+        import_module("pipeline.tracking").promoted(manifest.name, manifest.version, top)
+    except Exception as error:  # noqa: BLE001 - it serves; that MLflow does not know is no failure
+        say(f"MLflow was not told: {error}")
 
 
 def checkout() -> Path | None:
@@ -285,7 +299,7 @@ def _chosen(registry: Registry, what: str | None) -> Path:
                 "`pigeonhole train` makes one."
             )
         return candidate
-    return Path(what) if (Path(what) / "bundle.json").is_file() else registry.find(what)
+    return Path(what) if Path(what).is_dir() or os.sep in what else registry.find(what)
 
 
 def _when_it_answers(settings: Settings) -> str:

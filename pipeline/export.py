@@ -22,9 +22,9 @@ from core.types import Scores
 from pipeline import train
 from pipeline.dataset import (
     MANIFEST,
-    PREPARED,
     Indices,
     Split,
+    prepared,
     read_labels,
     read_recipe,
     read_split,
@@ -51,7 +51,7 @@ class Parity(NamedTuple):
 
 def export(params: Params, root: Path = Path()) -> None:
     """Write models/candidate and its metrics; raises `StageError` if it answers differently."""
-    folder = root / PREPARED
+    folder = root / prepared("small")
     labels, recipe, test = read_labels(folder), read_recipe(folder), read_split(folder, "test")
     model = train.load(params.train, recipe, len(labels), root / train.CHECKPOINT)
     logits = train.logits_of(model, test.images).numpy()
@@ -167,7 +167,7 @@ def _lineage(params: Params, root: Path) -> dict[str, Any]:
     return {
         "zip_sha256": _digest(archive, "sha256"),
         "zip_md5": _digest(archive, "md5"),  # as dvc.lock names it
-        "manifest_sha256": _digest(root / PREPARED / MANIFEST, "sha256"),
+        "manifest_sha256": _digest(root / prepared("small") / MANIFEST, "sha256"),
         "git_revision": git_revision(root),
         "seed": params.train.seed,
         "params": to_dict(params),

@@ -43,26 +43,37 @@ class Unzip:
     max_ratio: Count
     valid_share: Share
     test_share: Share
-    seed: Size
+    split_seed: Size
     near_duplicate_levels: Annotated[float, Field(ge=0)]
     workers: Size
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
-class Preprocess:
-    """The recipe of the model (see `core.recipe.Recipe`), and how many processes cook it.
+class RecipeParams:
+    """How images are prepared for one family of networks (see `core.recipe.Recipe`).
 
+    `size_px`: None is the median short side of the training images, at most `max_size_px`.
     `mean`, `std`: per channel on the scale 0..1; None: computed from the training images.
-    `workers`: 0 is one per core; their number changes no byte.
     """
 
-    size_px: Count
+    size_px: Count | None
+    max_size_px: Count | None
     crop: Crop
     short_side_px: Count | None
     interpolation: Interpolation
     background: Colour
     mean: Triple | None
     std: Triple | None
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Preprocess:
+    """The recipes by name, and how many processes cook them.
+
+    `workers`: 0 is one per core; their number changes no byte.
+    """
+
+    recipes: dict[str, RecipeParams]
     max_pixels: Count
     workers: Size
 

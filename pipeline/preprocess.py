@@ -1,87 +1,128 @@
 """Stage 2: every image becomes the pixels that serving would make of it, by the same function.
 
-Decoding is spread over processes; the result does not depend on how many there are.
+    python -m pipeline.preprocess RECIPE
+
+Decoding is spread over processes; the result does not depend on how many there are. An image whose
+file was preprocessed in the last run is taken from there (`pipeline.shelf`). A file that is no
+image is left out and named; `evaluate` decides how many of these are too many.
 """
 
-import csv
 import hashlib
-import multiprocessing
+import json
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import PIL
+from PIL import Image
 from rich.progress import track
 
+from core import image as decoding
+from core import recipe as recipes
 from core.errors import ImageError
+from core.image import FORMATS
 from core.image import preprocess as to_pixels
 from core.recipe import Recipe
-from core.types import Batch, ImageInfo, Pixels
+from core.types import Pixels
+from pipeline import similarity
 from pipeline.archive import SPLITS
-from pipeline.dataset import MANIFEST, PREPARED, images_file, indices_file, write_meta
-from pipeline.params import Preprocess, Triple
-from pipeline.stage import StageError, console, fresh_folder, run
+from pipeline.dataset import Row, Triple, Unreadable, prepared, read_manifest, write_meta
+from pipeline.params import Preprocess, RecipeParams
+from pipeline.pool import mapped
+from pipeline.shelf import Cooked, Facts, Shelf, Writer
+from pipeline.similarity import fingerprint
+from pipeline.stage import console, counted, run, shown
 from pipeline.unzip import IMAGES
 
-_COLUMNS = ("split", "label", "path", "sha256", "width_px", "height_px", "format")
-_CHUNK = 32  # images handed to a process at once
-_AS_IS: Triple = (1.0, 1.0, 1.0)
+SHELVES = Path("data/cache")
 
-Sample = tuple[str, int]  # path and class index, as torchvision lists them
-
-
-class Prepared(NamedTuple):
-    """One image as the model sees it, and what its file was."""
-
-    pixels: Pixels
-    sha256: str
-    info: ImageInfo
+_LOOK = 200  # images whose size is looked at where params.yaml names none
+_TOLD = 20  # unreadable files that are named on the terminal
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-Prepare = Callable[[list[str]], Iterator[Prepared]]
+class Sample(NamedTuple):
+    """One file in data/images: `path` is relative to that."""
+
+    split: str
+    path: str
+    class_index: int
 
 
-def preprocess(params: Preprocess, root: Path = Path()) -> None:
-    """Write data/preprocessed (`pipeline.dataset`); a `StageError` names an unreadable image."""
-    labels, samples = _listed(root / IMAGES)
-    recipe = _recipe(params, params.mean or (0.0, 0.0, 0.0), params.std or _AS_IS)
-    folder = fresh_folder(root / PREPARED)
-    with _processes(params, recipe) as prepare, (folder / MANIFEST).open("w", newline="") as file:
-        manifest = csv.writer(file, lineterminator="\n")
-        manifest.writerow(_COLUMNS)
-        for split in SPLITS:
-            files = _write_split(folder, split, samples[split], prepare, params.size_px)
-            for (path, index), described in zip(samples[split], files, strict=True):
-                where = Path(path).relative_to(root / IMAGES).as_posix()
-                manifest.writerow((split, labels[index], where, *described))
-    mean, std = channel_statistics(np.load(images_file(folder, "train"), mmap_mode="r"))
-    write_meta(folder, labels, _recipe(params, params.mean or mean, params.std or std))
+def preprocess(params: Preprocess, name: str, root: Path = Path()) -> None:
+    """Write data/preprocessed/NAME (`pipeline.dataset`), NAME being that of a recipe."""
+    images = root / IMAGES
+    labels, samples = listed(images)
+    wanted = params.recipes[name]
+    size_px = wanted.size_px or _size_px(images, samples, wanted)
+    recipe = _recipe(wanted, size_px, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    shelf = Shelf(root / SHELVES / name, _key(recipe, params.max_pixels))
+    digests = _digests(images, samples)
+    new = [images / s.path for s, d in zip(samples, digests, strict=True) if d not in shelf]
+    folder = shelf.writing()
+    cook = partial(_cook, recipe=recipe, max_pixels=params.max_pixels)
+    with mapped(cook, new, params.workers) as cooked, Writer(folder, size_px) as writer:
+        unreadable = _written(name, samples, digests, shelf, iter(cooked), writer)
+    mean, std = channel_statistics(row for row in read_manifest(folder) if row.split == "train")
+    write_meta(folder, labels, _recipe(wanted, size_px, wanted.mean or mean, wanted.std or std))
+    shelf.publish(root / prepared(name))
+    _tell(name, size_px, len(samples), len(new), unreadable)
 
 
-def channel_statistics(images: Batch) -> tuple[Triple, Triple]:
-    """Mean and standard deviation per channel of (N, S, S, 3), on the scale 0..1."""
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for image in images:
-        counts += [np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)]
-    values = np.arange(256) / 255
-    mean = counts @ values / counts.sum(axis=1)
-    variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-    return _triple(mean), _triple(np.sqrt(np.maximum(variance, 0)))
+def listed(images: Path) -> tuple[list[str], list[Sample]]:
+    """The labels and every file of data/images, by split, class and name."""
+    files = {
+        split: sorted(path.relative_to(images).parts for path in (images / split).glob("*/*"))
+        for split in SPLITS
+    }
+    labels = sorted({label for _, label, _ in files["train"]})
+    index_of = {label: index for index, label in enumerate(labels)}
+    samples = [
+        Sample(split, "/".join(parts), index_of[parts[1]])
+        for split in SPLITS
+        for parts in files[split]
+    ]
+    return labels, samples
 
 
-def _triple(values: NDArray[np.float64]) -> Triple:
+def channel_statistics(rows: Iterable[Row]) -> tuple[Triple, Triple]:
+    """Mean and standard deviation per channel of images of one size, 0..1, from their own."""
+    figures = np.array([(row.mean, row.std) for row in rows])  # (N, 2, 3)
+    if not len(figures):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean = figures[:, 0].mean(axis=0)
+    variance = (figures[:, 1] ** 2 + figures[:, 0] ** 2).mean(axis=0) - mean**2
+    # A channel that never changes has none, and nothing can be divided by it.
+    std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1e-3)
+    return _triple(mean), _triple(std)
+
+
+def _triple(values: Iterable[float]) -> Triple:
     red, green, blue = (round(float(value), 6) for value in values)
     return red, green, blue
 
 
-def _recipe(params: Preprocess, mean: Triple, std: Triple) -> Recipe:
+def _size_px(images: Path, samples: list[Sample], params: RecipeParams) -> int:
+    """The median short side of at most `_LOOK` images, spread over all; no larger than allowed."""
+    paths = [images / sample.path for sample in samples if sample.split == "train"]
+    sides_px = []
+    for path in paths[:: max(1, len(paths) // _LOOK)]:
+        # A bad one is named when it is decoded.
+        with suppress(OSError, *_BOMBS), Image.open(path, formats=FORMATS) as image:
+            sides_px.append(min(image.size))
+    median_px = int(np.median(sides_px)) if sides_px else 1
+    return min(median_px, params.max_size_px or median_px)
+
+
+def _recipe(params: RecipeParams, size_px: int, mean: Triple, std: Triple) -> Recipe:
     return Recipe(
-        size_px=params.size_px,
+        size_px=size_px,
         mean=mean,
         std=std,
         crop=params.crop,
@@ -91,57 +132,81 @@ def _recipe(params: Preprocess, mean: Triple, std: Triple) -> Recipe:
     )
 
 
-def _listed(images: Path) -> tuple[list[str], dict[str, list[Sample]]]:
-    """The labels and, per split, every sample in torchvision's order (sorted)."""
-    # Here and not above: the processes import this module, and need no torch.
-    from torchvision.datasets import ImageFolder  # noqa: PLC0415
-
-    folders = {
-        split: ImageFolder(str(images / split), is_valid_file=lambda _: True) for split in SPLITS
-    }
-    samples = {split: list(folder.samples) for split, folder in folders.items()}
-    return list(folders["train"].classes), samples
+def _key(recipe: Recipe, max_pixels: int) -> str:
+    """Everything that the pixels of an image depend on, but for its file."""
+    modules = (decoding, recipes, similarity, sys.modules[__name__])
+    code = [hashlib.sha256(Path(m.__file__ or "").read_bytes()).hexdigest() for m in modules]
+    return json.dumps([recipe.to_dict(), max_pixels, PIL.__version__, np.__version__, code])
 
 
-@contextmanager
-def _processes(params: Preprocess, recipe: Recipe) -> Iterator[Prepare]:
-    """A function from paths to prepared images, in order: over this process alone, or over many."""
-    one = partial(_prepare, recipe=recipe, max_pixels=params.max_pixels)
-    workers = params.workers or os.cpu_count() or 1
-    if workers == 1:
-        yield partial(map, one)
-        return
-    # Spawned, not forked: the parent has threads (torch's, the progress bar's).
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield partial(pool.map, one, chunksize=_CHUNK)
+def _digests(images: Path, samples: list[Sample]) -> list[str]:
+    """The sha256 of every file; reading and hashing leave Python's lock to other threads."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda s: _sha256((images / s.path).read_bytes()), samples))
 
 
-def _prepare(path: str, recipe: Recipe, max_pixels: int) -> Prepared:
-    data = Path(path).read_bytes()
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _written(
+    name: str,
+    samples: list[Sample],
+    digests: list[str],
+    shelf: Shelf,
+    cooked: Iterator[Cooked | Unreadable],
+    writer: Writer,
+) -> list[Unreadable]:
+    """Write every image in order, from the shelf or from the processes; return what is none."""
+    unreadable = []
+    both = zip(samples, digests, strict=True)
+    for sample, digest in track(both, name, total=len(samples), console=console):
+        image = shelf.get(digest) if digest in shelf else next(cooked)
+        if isinstance(image, Unreadable):
+            unreadable.append(image._replace(path=sample.path))
+            writer.add_unreadable(unreadable[-1])
+        else:
+            writer.add(*sample, image)
+    return unreadable
+
+
+def _cook(path: Path, recipe: Recipe, max_pixels: int) -> Cooked | Unreadable:
+    data = path.read_bytes()
     try:
         pixels, info = to_pixels(data, recipe, max_pixels)
     except ImageError as error:
-        raise StageError(f"{path}: {error}") from None
-    return Prepared(pixels, hashlib.sha256(data).hexdigest(), info)
+        return Unreadable(str(path), _sha256(data), str(error))
+    one = fingerprint(pixels)
+    size = (str(info.width_px), str(info.height_px))
+    facts: Facts = (_sha256(data), *size, info.format, _mode(path), *_statistics(pixels))
+    return Cooked(pixels, one.thumbnail, (*facts, f"{one.dhash:016x}"))
 
 
-def _write_split(
-    folder: Path, split: str, samples: list[Sample], prepare: Prepare, size_px: int
-) -> list[tuple[str, int, int, str]]:
-    """Write the pixels and class indices of a split; return what the manifest says of each file."""
-    shape = (len(samples), size_px, size_px, 3)
-    images = np.lib.format.open_memmap(
-        images_file(folder, split), mode="w+", dtype=np.uint8, shape=shape
+def _mode(path: Path) -> str:
+    """Pillow's name for the kind of pixels in a file that has been decoded before."""
+    with Image.open(path, formats=FORMATS) as image:
+        return image.mode
+
+
+def _statistics(pixels: Pixels) -> Iterator[str]:
+    """Mean per channel, then standard deviation per channel, of the scale 0..1."""
+    counts = np.array(Image.fromarray(pixels).histogram()).reshape(3, 256)
+    values = np.arange(256) / 255
+    mean = counts @ values / counts[0].sum()
+    variance = counts @ values**2 / counts[0].sum() - mean**2
+    return (f"{value:.8f}" for value in (*mean, *np.sqrt(np.maximum(variance, 0))))
+
+
+def _tell(name: str, size_px: int, total: int, new: int, unreadable: list[Unreadable]) -> None:
+    console.print(
+        f"{name}: {counted(total - len(unreadable), 'image')} of {size_px} px; "
+        f"{counted(total - new, 'image')} as in the last run"
     )
-    np.save(indices_file(folder, split), np.array([index for _, index in samples], dtype=np.int64))
-    files: list[tuple[str, int, int, str]] = []
-    all_prepared = prepare([path for path, _ in samples])
-    for image in track(all_prepared, split, total=len(samples), console=console):
-        images[len(files)] = image.pixels
-        files.append((image.sha256, image.info.width_px, image.info.height_px, image.info.format))
-    images.flush()
-    return files
+    for file in unreadable[:_TOLD]:
+        console.print(f"left out: {shown(file.path)}: {file.reason}", markup=False)
+    if len(unreadable) > _TOLD:
+        console.print(f"left out: {counted(len(unreadable) - _TOLD, 'more file')}")
 
 
 if __name__ == "__main__":
-    run(lambda params: preprocess(params.preprocess))
+    run(lambda params: preprocess(params.preprocess, sys.argv[1]))

@@ -15,7 +15,7 @@ from torch import nn
 
 from core.recipe import Recipe
 from core.types import Batch
-from pipeline.dataset import PREPARED, Split, read_labels, read_recipe, read_split
+from pipeline.dataset import Split, prepared, read_labels, read_recipe, read_split
 from pipeline.model import ConvNet
 from pipeline.params import Train
 from pipeline.stage import console, fresh_file, run
@@ -40,7 +40,7 @@ class Epoch:
 
 def train(params: Train, root: Path = Path()) -> None:
     """Write the checkpoint of the best epoch, its metrics and the history of all epochs."""
-    folder = root / PREPARED
+    folder = root / prepared("small")
     model = new_model(params, read_recipe(folder), classes=len(read_labels(folder)))
     history, best = _fit(model, read_split(folder, "train"), read_split(folder, "valid"), params)
     torch.save(best, fresh_file(root / CHECKPOINT))

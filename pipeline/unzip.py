@@ -84,7 +84,7 @@ def _cut(layout: Layout, folder: Path, params: Unzip) -> None:
     readable = [number for number, one in enumerate(prints) if one]
     pairs = near_pairs(*stacked([one for one in prints if one]), params.near_duplicate_levels)
     groups = [[readable[n] for n in group] for group in grouped(len(readable), pairs)]
-    moved = split.cut(items, groups, quotas, params.seed)
+    moved = split.cut(items, groups, quotas, params.split_seed)
     for number, target in moved.items():
         entry = layout.entries[number]
         layout.entries[number] = entry._replace(split=target)

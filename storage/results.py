@@ -73,7 +73,7 @@ class Result:
             "scores": [{"label": item.label, "score": item.score} for item in self.scores],
             "needs_review": self.needs_review,
             "corrected_label": self.corrected_label,
-            "reviewed_at": _iso(self.reviewed_at),
+            "reviewed_at": iso(self.reviewed_at),
             "error": (
                 {"code": self.error.code, "detail": self.error.detail} if self.error else None
             ),
@@ -85,8 +85,8 @@ class Result:
             "path": self.path,
             "duplicate_of": self.duplicate_of,
             "model": {"name": self.model.name, "version": self.model.version},
-            "received_at": _iso(self.received_at),
-            "classified_at": _iso(self.classified_at),
+            "received_at": iso(self.received_at),
+            "classified_at": iso(self.classified_at),
             "latency_ms": self.latency_ms,
         }
 
@@ -205,7 +205,8 @@ def from_row(row: Row[Any]) -> Result:
     )
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
+    """A time as REST, the command line and exports write it."""
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -125,6 +126,22 @@ results = Table(
     Index("ix_results_label_seq", "label", "seq"),
     Index("ix_results_status_seq", "status", "seq"),
     Index("ix_results_classified_at", "classified_at"),
+    # What waits for people, the least sure first; and what they said. Both small, both for counts.
+    Index(
+        "ix_results_to_review",
+        "needs_review",
+        "confidence",
+        sqlite_where=text("needs_review = 1"),
+        postgresql_where=text("needs_review"),
+    ),
+    Index(
+        "ix_results_reviewed",
+        "reviewed_at",
+        "label",
+        "corrected_label",
+        sqlite_where=text("reviewed_at IS NOT NULL"),
+        postgresql_where=text("reviewed_at IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,  # a number is never used twice, whatever is deleted
 )
 
@@ -138,4 +155,60 @@ outbox = Table(
     Column("due_at", UtcDateTime),  # held or waiting until then; null: given up
     Column("error", Text),
     Index("ix_outbox_due_at_seq", "due_at", "seq"),
+)
+
+# Results counted per period, so that statistics need not read them (see `storage.statistics`).
+# `period` is the start of a day, an hour or a minute: 2026-11-22, 2026-11-22T09, 2026-11-22T09:30.
+counts = Table(
+    "counts",
+    metadata,
+    Column("resolution", String(6), primary_key=True),  # day | hour | minute
+    Column("period", String(16), primary_key=True),
+    Column("status", String(16), primary_key=True),
+    Column("label", Text, primary_key=True),  # empty where there is none
+    Column("images", BigInteger, nullable=False),
+)
+latencies = Table(
+    "latencies",
+    metadata,
+    Column("resolution", String(6), primary_key=True),
+    Column("period", String(16), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("images", BigInteger, nullable=False),
+)
+counted = Table(
+    "counted",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
+    Column("seq", BigInteger, nullable=False),  # the last result that is in `counts`
+)
+
+# Keys of the API: only their hashes.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("scopes", String(64), nullable=False),  # with commas
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# What every process of this Pigeonhole must know and nobody else: what cursors are signed with.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+# Answers that are given again when a client repeats its request with the same Idempotency-Key.
+repeatable = Table(
+    "repeatable",
+    metadata,
+    Column("sha256", String(64), primary_key=True),  # of the key, and of whose it is
+    Column("request_sha256", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("answer", JSON),  # null while it is being worked on
+    Index("ix_repeatable_created_at", "created_at"),
 )

@@ -18,7 +18,38 @@ from storage.schema import metadata
 from storage.store import Store
 from tests import postgresql
 
+SEED = 20261122
+SOAK_SEEDS = "1,2,3,4,5"
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="the long form of each guarantee")
+    parser.addoption("--seeds", default=SOAK_SEEDS, help="of the long form; 1,2,3,4,5")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        is_long = metafunc.config.getoption("--soak")
+        seeds = metafunc.config.getoption("--seeds").split(",") if is_long else [SEED]
+        metafunc.parametrize("seed", [int(seed) for seed in seeds])
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether guarantees are proven in their long form (`make soak`)."""
+    return bool(request.config.getoption("--soak"))
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[object], None]:
+    """Print a figure that was measured, past pytest's capture."""
+
+    def say(figure: object) -> None:
+        with capsys.disabled():
+            print(f"\n{figure}")  # noqa: T201
+
+    return say
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +59,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     # One result in a hundred would need review, whatever a test expects of it.
     monkeypatch.setenv("PIGEONHOLE_AUDIT_SHARE", "0")
+    monkeypatch.setenv("PIGEONHOLE_ALLOWED_HOSTS", "testserver")  # what TestClient calls itself
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,9 @@ async def _start(
     summary="Follow results",
     response_class=EventSourceResponse,
     response_description="One event `result` for each result, with the result as its data",
-    responses=responses("unauthorized", "bad_parameter", "busy", "database_unavailable"),
+    responses=responses(
+        "unauthorized", "scope_missing", "bad_parameter", "busy", "database_unavailable"
+    ),
     dependencies=[Depends(_seat)],
 )
 async def follow_results(

@@ -43,6 +43,7 @@ _TYPES = (*_SHOWN.values(), *_SAVED.values(), "application/octet-stream")
     responses={
         **responses(
             "unauthorized",
+            "scope_missing",
             "bad_parameter",
             "result_not_found",
             "image_not_found",

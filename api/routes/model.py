@@ -10,7 +10,7 @@ from api.schemas import Labels, Model
 
 router = v1_router("model")
 
-_RESPONSES = {**responses("unauthorized"), **NOT_MODIFIED, 200: {"headers": ETAG}}
+_RESPONSES = {**responses("unauthorized", "scope_missing"), **NOT_MODIFIED, 200: {"headers": ETAG}}
 
 
 @router.get("/model", summary="The model", response_model=Model, responses=_RESPONSES)

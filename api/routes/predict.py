@@ -43,6 +43,7 @@ _LOCATION = {"Location": {"description": "the address of the result", "schema": 
             "cannot_store",
             "database_unavailable",
             "unauthorized",
+            "scope_missing",
         ),
         200: {
             "description": "Classified, and not stored (`store=false`)",

@@ -9,6 +9,7 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
+from api import cursors
 from api.access import v1_router
 from api.bodies import json_body, json_request
 from api.conditional import (
@@ -51,7 +52,9 @@ ResultId = Annotated[str, Depends(_canonical)]
     summary="List results",
     response_model=ResultPage,
     responses={
-        **responses("unauthorized", "bad_parameter", "bad_cursor", "database_unavailable"),
+        **responses(
+            "unauthorized", "scope_missing", "bad_parameter", "bad_cursor", "database_unavailable"
+        ),
         **NOT_MODIFIED,
         200: {
             "headers": {
@@ -73,13 +76,17 @@ def list_results(
     new ones arrive. The cursor holds no filters: give the same ones again, or follow `Link`.
     """
     page = parts.store.page(
-        query.filter(), order=query.order, limit=query.limit, cursor=query.cursor
+        query.filter(),
+        order=query.order,
+        limit=query.limit,
+        cursor=cursors.verify(query.cursor, parts.cursor_secret) if query.cursor else None,
     )
     headers = {}
-    if page.next_cursor:
-        again = urlencode({**request.query_params, "cursor": page.next_cursor})
+    cursor = cursors.sign(page.next_cursor, parts.cursor_secret) if page.next_cursor else None
+    if cursor:
+        again = urlencode({**request.query_params, "cursor": cursor})
         headers["Link"] = f'</v1/results?{again}>; rel="next"'
-    content = {"items": [item.to_dict() for item in page.items], "next_cursor": page.next_cursor}
+    content = {"items": [item.to_dict() for item in page.items], "next_cursor": cursor}
     return json_answer(request, content, headers=headers)
 
 
@@ -88,7 +95,7 @@ def list_results(
     summary="One result",
     response_model=Result,
     responses={
-        **responses("unauthorized", "result_not_found", "database_unavailable"),
+        **responses("unauthorized", "scope_missing", "result_not_found", "database_unavailable"),
         **NOT_MODIFIED,
         200: {"headers": ETAG},
     },
@@ -108,6 +115,7 @@ def get_result(identifier: ResultId, request: Request, parts: Given) -> Response
     responses={
         **responses(
             "unauthorized",
+            "scope_missing",
             "bad_parameter",
             "result_not_found",
             "not_classified",

@@ -9,8 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
+from api.app import create_app
 from api.problems import CATALOG, MEDIA_TYPE
 from api.schemas import Problem
+from core.settings import Settings
 from tests.api.conftest import MAX_BODY_BYTES, parts
 
 Paint = Callable[..., bytes]
@@ -110,7 +112,48 @@ def test_the_type_of_every_problem_leads_to_its_meaning(client: TestClient) -> N
         assert client.get(f"/problems/{code}").json() == {"code": code, **kind._asdict()}
 
 
-def test_a_strange_host_header_is_no_problem(client: TestClient) -> None:
-    for host in ("[::1", "a/b?c#d", "x" * 300):
-        assert client.get("/v1/results?limit=1", headers={"Host": host}).status_code == 200
-        problem(client.get("/nothing", headers={"Host": host}), 404, "not_found")
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("localhost", True),
+        ("LocalHost:8000", True),
+        ("127.0.0.1:1", True),
+        ("[::1]:8000", True),
+        ("testserver", True),  # PIGEONHOLE_ALLOWED_HOSTS
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("[::1", False),
+        ("a/b?c#d", False),
+        ("x" * 300, False),
+        ("", False),
+    ],
+)
+def test_a_page_that_poses_as_this_machine_is_refused(
+    client: TestClient, host: str, is_ours: bool
+) -> None:
+    answer = client.get("/v1/results?limit=1", headers={"Host": host})
+
+    if is_ours:
+        assert answer.status_code == 200
+    else:
+        problem(answer, 421, "unknown_host")
+
+
+def test_where_others_may_come_in_any_name_will_do(make_settings: Callable[..., Settings]) -> None:
+    with TestClient(create_app(make_settings(host="0.0.0.0", api_key="secret"))) as client:
+        headers = {"Host": "pictures.example.org", "X-API-Key": "secret"}
+        assert client.get("/v1/labels", headers=headers).status_code == 200
+
+
+def test_no_other_origin_is_let_in_unless_it_is_named(
+    client: TestClient, make_settings: Callable[..., Settings]
+) -> None:
+    origin = {"Origin": "https://a.example", "Access-Control-Request-Method": "PATCH"}
+    assert "Access-Control-Allow-Origin" not in client.get("/v1/labels", headers=origin).headers
+
+    settings = make_settings(cors_origins="https://a.example, https://b.example")
+    with TestClient(create_app(settings)) as open_client:
+        asked = open_client.options("/v1/results/1", headers=origin)
+        assert asked.headers["Access-Control-Allow-Origin"] == "https://a.example"
+        other = open_client.get("/v1/labels", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in other.headers

@@ -9,7 +9,9 @@ from uuid import uuid4
 import pytest
 from starlette.testclient import TestClient
 
+from api.app import create_app
 from api.schemas import ResultPage, ResultQuery
+from core.settings import Settings
 from core.types import Failure, ImageInfo, ImageRef, LabelScore, ModelRef, Prediction
 from storage.results import ResultFilter
 from storage.store import Finished
@@ -134,6 +136,23 @@ def test_a_cursor_that_is_not_ours_is_refused(client: TestClient, cursor: str) -
     answer = client.get("/v1/results", params={"cursor": cursor})  # desc; YXNjOjE is asc:1
 
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_cursor")
+
+
+def test_a_cursor_that_was_altered_is_refused_and_ours_outlive_a_restart(
+    client: TestClient, make_settings: Callable[..., Settings]
+) -> None:
+    fill(client)
+    cursor = client.get("/v1/results?limit=3").json()["next_cursor"]
+
+    for position in range(len(cursor)):
+        other = "A" if cursor[position] != "A" else "B"
+        altered = cursor[:position] + other + cursor[position + 1 :]
+        answer = client.get("/v1/results", params={"cursor": altered})
+        assert (answer.status_code, answer.json()["code"]) == (422, "bad_cursor")
+
+    with TestClient(create_app(make_settings())) as replica:
+        page = replica.get("/v1/results", params={"cursor": cursor, "limit": 3})
+    assert [item["bytes"] - 100 for item in page.json()["items"]] == [8, 7, 6]
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

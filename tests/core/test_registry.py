@@ -193,7 +193,7 @@ def test_a_line_of_the_history_that_was_cut_short_spoils_no_other(
 ) -> None:
     promoted(registry, rgb_bundle)
     with (registry.home / "models" / "history.jsonl").open("ab") as file:
-        file.write(b'{"at": "2026-11-2')
+        file.write(b'{"when": "2026-11-2')
     promoted(registry, french_bundle)
     assert [move.after for move in registry.history()] == [
         read_manifest(rgb_bundle).version,

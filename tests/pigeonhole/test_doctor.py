@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from core.registry import Registry
+
 Call = Callable[..., Any]
 
 pytestmark = pytest.mark.usefixtures("home", "ports")
@@ -168,3 +170,17 @@ def test_it_runs_where_no_inotify_instance_is_left() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert b"max_user_instances" in done.stdout or b"Too many open files" in done.stderr
+
+
+def test_a_damaged_model_that_could_be_gone_back_to_is_a_warning(
+    examine: Call, home: Path, french_bundle: Path
+) -> None:
+    registry = Registry(home)
+    registry.install(french_bundle)
+    (item,) = registry.installed()
+    (item.folder / "labels.txt").unlink()
+    _, found = examine()
+    level, text, fix = found[f"model {item.version}"]
+    assert level == "warning"
+    assert "labels.txt is missing" in text
+    assert str(item.folder) in fix

@@ -158,6 +158,14 @@ def test_a_model_that_does_not_run_is_not_promoted(
 
 
 @pytest.mark.usefixtures("home")
+def test_a_folder_that_is_no_bundle_is_said(run: Call, tmp_path: Path) -> None:
+    for name in (tmp_path, tmp_path / "nothing"):
+        done = run("models", "promote", str(name))
+        assert done.code == 1
+        assert "bundle.json is missing" in done.err
+
+
+@pytest.mark.usefixtures("home")
 def test_with_no_candidate_it_asks_which(
     run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

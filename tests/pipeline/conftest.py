@@ -20,6 +20,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from pipeline import params as params_file
+from pipeline.dataset import prepared
 from pipeline.export import export
 from pipeline.params import Params
 from pipeline.preprocess import preprocess
@@ -27,6 +28,7 @@ from pipeline.train import train
 from pipeline.unzip import unzip
 
 COUNTS = {"train": 24, "valid": 8, "test": 8}
+SMALL = prepared("small")
 FORMATS = ("PNG", "JPEG", "BMP")
 
 
@@ -131,10 +133,15 @@ def zipped() -> Callable[..., Path]:
 def small(repository: Path) -> Params:
     """The committed params.yaml, made small: 16 pixels, few filters, three epochs, one process."""
     params = params_file.read(repository / "params.yaml")
+    recipes = params.preprocess.recipes
+    sizes = {
+        "small": dataclasses.replace(recipes["small"], max_size_px=16),
+        "imagenet": dataclasses.replace(recipes["imagenet"], size_px=32, short_side_px=36),
+    }
     return dataclasses.replace(
         params,
         unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip", workers=1),
-        preprocess=dataclasses.replace(params.preprocess, size_px=16, workers=1),
+        preprocess=dataclasses.replace(params.preprocess, workers=1, recipes=sizes),
         train=dataclasses.replace(
             params.train, epochs=3, filters=(4, 8), hidden=8, learning_rate=0.01, batch_size=8
         ),
@@ -147,7 +154,7 @@ def run(small: Params, members: dict[str, bytes], tmp_path_factory: pytest.TempP
     root = tmp_path_factory.mktemp("run")
     write_zip(root / small.unzip.archive, members)
     unzip(small.unzip, root)
-    preprocess(small.preprocess, root)
+    preprocess(small.preprocess, "small", root)
     train(small.train, root)
     export(small, root)
     return Run(root, small)

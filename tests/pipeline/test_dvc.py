@@ -1,5 +1,6 @@
 """`dvc repro` runs what has changed and nothing else, in a repository of its own."""
 
+import functools
 import hashlib
 import json
 import os
@@ -17,7 +18,8 @@ from core.bundle import Bundle
 from pipeline import params as params_file
 from pipeline.params import Params
 
-STAGES = ["unzip", "preprocess", "train", "export"]
+SECTIONS = ["unzip", "preprocess", "train", "export"]
+STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "train", "export"]
 
 Dvc = Callable[..., list[str]]
 
@@ -66,7 +68,7 @@ def dvc(checkout: Path, tmp_path: Path) -> Dvc:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return re.findall(r"^Running stage '(\w+)'", done.stdout, re.MULTILINE)
+        return re.findall(r"^Running stage '([\w@]+)'", done.stdout, re.MULTILINE)
 
     return dvc
 
@@ -79,7 +81,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.mark.timeout(900)
 def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
-    assert dvc("repro") == STAGES
+    assert sorted(dvc("repro")) == sorted(STAGES)
     first = Bundle.load(checkout / "models/candidate").manifest
     assert first.lineage["git_revision"] == git(checkout, "rev-parse", "HEAD").strip()
 
@@ -107,17 +109,18 @@ def test_the_stages_are_modules_and_sections_of_the_same_name(repository: Path) 
     sections = yaml.safe_load((repository / "params.yaml").read_text())
     assert list(stages) == STAGES == [name for name in sections if name != "gate"]
     for name, stage in stages.items():
-        assert stage["cmd"] == f"python -m pipeline.{name}"
+        assert stage["cmd"].startswith(f"python -m pipeline.{name}")
         assert f"pipeline/{name}.py" in stage["deps"]
-        assert name in stage["params"]
+        assert all(key.split(".")[0] in SECTIONS for key in stage["params"])
 
 
 def test_dvc_lock_was_made_from_the_committed_zip_and_params(repository: Path) -> None:
     lock = params_file.parsed((repository / "dvc.lock").read_text())["stages"]
     params = params_file.parsed((repository / "params.yaml").read_text())
-    assert list(lock) == STAGES
-    for name, stage in lock.items():
-        assert stage["params"]["params.yaml"][name] == params[name]
+    assert sorted(lock) == sorted(STAGES)
+    for stage in lock.values():
+        for key, value in stage["params"]["params.yaml"].items():
+            assert value == functools.reduce(dict.__getitem__, key.split("."), params)
     (archive,) = (d for d in lock["unzip"]["deps"] if d["path"] == "data/fashion5.zip")
     data = (repository / "data/fashion5.zip").read_bytes()
     assert archive["md5"] == hashlib.md5(data).hexdigest()

@@ -14,12 +14,12 @@ import pytest
 from core.bundle import Bundle
 from core.classify import softmax
 from pipeline import train
-from pipeline.dataset import MANIFEST, PREPARED, read_recipe, read_split
+from pipeline.dataset import MANIFEST, read_recipe, read_split
 from pipeline.export import CANDIDATE, METRICS, confusion, export, git_revision, parity
 from pipeline.stage import StageError
 from pipeline.starter import STARTER, ship
 
-from .conftest import COUNTS, Run
+from .conftest import COUNTS, SMALL, Run
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def trained(run: Run, tmp_path: Path) -> Path:
 
 
 def test_the_bundle_gives_the_scores_of_the_checkpoint(run: Run) -> None:
-    test = read_split(run.root / PREPARED, "test")
-    recipe = read_recipe(run.root / PREPARED)
+    test = read_split(run.root / SMALL, "test")
+    recipe = read_recipe(run.root / SMALL)
     model = train.load(run.params.train, recipe, 2, run.root / train.CHECKPOINT)
     bundle = Bundle.load(run.root / CANDIDATE)
     expected = softmax(train.logits_of(model, test.images).numpy())
@@ -98,7 +98,7 @@ def test_the_bundle_says_what_it_was_made_of(run: Run) -> None:
     assert manifest.labels == ("disc", "square")
     assert lineage["zip_sha256"] == hashlib.sha256(archive).hexdigest()
     assert lineage["zip_md5"] == hashlib.md5(archive).hexdigest()
-    manifest_csv = (run.root / PREPARED / MANIFEST).read_bytes()
+    manifest_csv = (run.root / SMALL / MANIFEST).read_bytes()
     assert lineage["manifest_sha256"] == hashlib.sha256(manifest_csv).hexdigest()
     assert lineage["params"]["train"]["filters"] == [4, 8]
     assert lineage["git_revision"] is None

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from core.recipe import Recipe
-from pipeline.dataset import PREPARED, read_labels, read_recipe, read_split
+from pipeline.dataset import read_labels, read_recipe, read_split
 from pipeline.params import Params, Train
 from pipeline.stage import StageError
 from pipeline.train import CHECKPOINT, HISTORY, METRICS, augment, load, logits_of, new_model, train
 
-from .conftest import Run
+from .conftest import SMALL, Run
 
 RECIPE = Recipe(size_px=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
 
@@ -24,7 +24,7 @@ RECIPE = Recipe(size_px=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
 @pytest.fixture
 def prepared(run: Run, tmp_path: Path) -> Path:
     """A root with preprocessed images of its own, not trained on yet."""
-    shutil.copytree(run.root / PREPARED, tmp_path / PREPARED)
+    shutil.copytree(run.root / SMALL, tmp_path / SMALL)
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_the_checkpoint_is_that_of_the_epoch_which_is_best_on_valid(run: Run) ->
     assert summary["validation_accuracy"] == max(history)
     assert summary["epoch"] == history.index(max(history)) + 1
 
-    folder = run.root / PREPARED
+    folder = run.root / SMALL
     labels, recipe, valid = read_labels(folder), read_recipe(folder), read_split(folder, "valid")
     model = load(run.params.train, recipe, len(labels), run.root / CHECKPOINT)
     right = logits_of(model, valid.images).numpy().argmax(1) == valid.indices
@@ -65,7 +65,7 @@ def test_training_ends_when_valid_gets_no_better(run: Run, prepared: Path) -> No
 
 
 def test_training_does_not_need_the_test_images(run: Run, prepared: Path) -> None:
-    for path in (prepared / PREPARED).glob("test*"):
+    for path in (prepared / SMALL).glob("test*"):
         path.unlink()
     train(dataclasses.replace(run.params.train, epochs=1), prepared)
 

@@ -334,7 +334,7 @@ def test_splits_are_cut_alike_each_time_whatever_files_are_called_and_by_the_see
     renamed = {name.replace(".", "-x."): data for name, data in alone(members).items()}
     cuts = []
     for number, (names, change) in enumerate(
-        [(alone(members), {}), (renamed, {}), (alone(members), {"seed": 8})]
+        [(alone(members), {}), (renamed, {}), (alone(members), {"split_seed": 8})]
     ):
         root = tmp_path / str(number)
         zipped(root / limits.archive, names)

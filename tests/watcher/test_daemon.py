@@ -1,17 +1,14 @@
 """The watcher as users have it: a process of its own, killed and started at will."""
 
 import os
-import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,62 +159,10 @@ def test_a_locked_database_is_waited_for(
     until(lambda: len(rows()) == 2, "it went on")
 
 
-def test_kill_9_ten_times_in_the_middle_of_its_work_and_every_file_has_one_row(
-    start: Start, home: Path, rows: Rows, until: Until, paint: Paint, store: Store
-) -> None:
-    """G1 in its short form: 1,000 files (one in ten the same bytes, one in fifty bad), 10 kills."""
-    chance = random.Random(SEED)
-    sent: Counter[bytes] = Counter()
-
-    def drop(first: int, last: int) -> None:
-        for number in range(first, last):
-            color = chance.choice(["red", "green", "blue"])
-            side = 20 if number % 10 == 0 else 20 + number
-            data = paint(color, (side, 20)) if number % 50 else b"bad" * number
-            sent[data] += 1
-            (home / "inbox" / f"{number:04}.png").write_bytes(data)
-
-    for kill in range(10):
-        drop(kill * 100, kill * 100 + 100)
-        before = store.count()
-        process = start(BATCH_SIZE="8", SETTLE_S="0.02")
-        goal = before + chance.randint(1, 60)
-        until(partial(_has_rows, store, goal), "work is being done")
-        time.sleep(chance.random() * 0.05)
-        process.kill()
-        process.wait()
-
-    assert start("--once", SETTLE_S="0.02").wait(60) in (0, 1)
-    found = rows()
-    assert len(found) == 1_000
-    assert len({row.filename for row in found}) == 1_000
-    assert inbox_files(home) == []
-    assert Counter(path.read_bytes() for path in kept_files(home)) == sent
-    assert all(row.path and (home / row.path).is_file() for row in found)
-    assert sum(row.status == "quarantined" for row in found) == sum(
-        count for data, count in sent.items() if data.startswith(b"bad") or not data
-    )
-    with sqlite3.connect(home / "pigeonhole.db") as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
-
-
-def test_two_watchers_share_an_inbox_without_a_double_row(
-    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
-) -> None:
-    first, second = start(BATCH_SIZE="4"), start(BATCH_SIZE="4")
-    for number in range(200):
-        (home / "inbox" / f"{number}.png").write_bytes(paint("red", (20 + number, 20)))
-    until(lambda: len(rows()) >= 200 and not inbox_files(home), "all are done")
-    for process in (first, second):
-        process.terminate()
-        assert process.wait(20) == 0
-    assert len({row.filename for row in rows()}) == len(rows()) == 200
-    assert len(kept_files(home)) == 200
-
-
-@pytest.mark.parametrize("inbox", [".", "sorted", "sorted/deeper"])
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("inbox", [".", "sorted", "sorted/deeper", "quarantine", "uploads", "link"])
 def test_an_inbox_that_would_hold_our_own_folders_is_refused(home: Path, inbox: str) -> None:
+    (home / "link").symlink_to(home)
     settings = Settings(home=home, inbox=home / inbox)
     with pytest.raises(SettingsError, match="PIGEONHOLE_INBOX"):
         prepare_folders(settings)
@@ -227,6 +172,29 @@ def test_a_database_in_the_inbox_is_refused(home: Path) -> None:
     settings = Settings(home=home, database_url=f"sqlite:///{home / 'inbox' / 'p.db'}")
     with pytest.raises(SettingsError, match="PIGEONHOLE_DATABASE_URL"):
         prepare_folders(settings)
+
+
+@pytest.mark.guarantee("G14")
+def test_nothing_that_we_write_is_ever_taken_in(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    """Heartbeats, reasons, taken names, and a watcher that looks again all the time."""
+    (home / "quarantine").mkdir()
+    (home / "quarantine" / "bad.png").write_bytes(b"by hand")
+    start(HEARTBEAT_S="0.1", RECONCILE_S="0.1")
+    (home / "inbox" / "bad.png").write_bytes(b"bad")
+    (home / "inbox" / "bad.png.reason.json").write_bytes(b"{}")
+    (home / "inbox" / "a.png").write_bytes(paint("red"))
+    until(lambda: len(rows()) == 3, "the first three have their row")
+    time.sleep(1)  # for heartbeats and rescans: what must not happen has no sign to wait for
+    (home / "inbox" / "b.png").write_bytes(paint("blue"))
+    until(lambda: len(rows()) >= 4, "the last one has its row")
+    assert sorted(row.filename for row in rows()) == [
+        "a.png",
+        "b.png",
+        "bad.png",
+        "bad.png.reason.json",
+    ]
 
 
 def test_health_tells_what_is_wrong(

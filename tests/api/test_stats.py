@@ -1,0 +1,69 @@
+"""GET /v1/stats."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from api.schemas import Stats
+from tests.api.test_results import fill
+
+Upload = Callable[..., dict[str, Any]]
+
+
+def stats(client: TestClient, query: str = "") -> dict[str, Any]:
+    answer = client.get(f"/v1/stats?{query}")
+    assert answer.status_code == 200, answer.text
+    Stats.model_validate(answer.json())
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_what_was_uploaded_is_counted_at_once(client: TestClient, upload: Upload) -> None:
+    assert stats(client)["images"] == 0
+
+    for color in ("red", "blue", "blue"):
+        upload(color)
+
+    found = stats(client)
+    assert (found["images"], found["by_label"]) == (3, {"blue": 2, "red": 1})
+    assert found["by_status"] == {"classified": 3}
+    assert found["bucket"] == "minute"
+    assert sum(bucket["images"] for bucket in found["buckets"]) == 3
+    assert found["rate"]["last_minute"] == round(3 / 60, 4)
+    assert found["latency_ms"]["p50"] > 0
+    assert found["reviews"] == {"waiting": 0, "reviewed": 0, "corrected": 0}
+    assert stats(client)["quality"]["audit_waiting"] == 0
+
+
+def test_a_span_and_its_buckets_can_be_chosen(client: TestClient) -> None:
+    fill(client)  # twelve results, an hour apart
+
+    found = stats(client, "since=2026-11-22T03:10:00Z&until=2026-11-22T07:00:00Z&bucket=hour")
+
+    assert (found["since"], found["until"]) == (
+        "2026-11-22T03:00:00.000Z",
+        "2026-11-22T07:00:00.000Z",
+    )
+    assert [bucket["start"][11:13] for bucket in found["buckets"]] == ["03", "04", "05", "06"]
+    assert found["by_status"] == {"classified": 3, "quarantined": 1}
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("bucket=week", "bucket"),
+        ("since=yesterday", "since"),
+        ("since=2026-11-22&until=2026-11-22", "since"),
+        ("bucket=minute&since=2020-01-01", "since"),
+        (f"since={datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}", "since"),
+        ("buckets=day", "buckets"),
+    ],
+)
+def test_what_cannot_be_counted_is_said(client: TestClient, query: str, parameter: str) -> None:
+    answer = client.get(f"/v1/stats?{query}")
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_parameter")
+    assert answer.json()["errors"][0]["parameter"] == parameter

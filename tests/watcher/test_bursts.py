@@ -1,0 +1,42 @@
+"""More files at once than the kernel keeps events for (G3)."""
+
+import io
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from storage.store import Store
+
+Start = Callable[..., subprocess.Popen[bytes]]
+Until = Callable[..., None]
+Say = Callable[[object], None]
+
+
+@pytest.mark.guarantee("G3")
+def test_a_burst_while_the_watcher_stands_still_loses_no_file(
+    start: Start, home: Path, store: Store, until: Until, paint: Callable[..., bytes],
+    seed: int, soak: bool, say: Say,
+) -> None:  # fmt: skip
+    """The long form overflows the queue of 16,384 events; no rescan comes to the rescue."""
+    files = 20_000 if soak else 1_000
+    chance = random.Random(seed)
+    process = start(RECONCILE_S="100000", HEARTBEAT_S="0")
+    (home / "inbox" / "first.png").write_bytes(paint("red"))
+    until(lambda: store.count() == 1, "it watches")
+    process.send_signal(signal.SIGSTOP)
+    for number in range(files):
+        content = io.BytesIO()
+        Image.frombytes("RGB", (4, 4), chance.randbytes(48) if soak else bytes(48)).save(
+            content, "PNG"
+        )
+        (home / "inbox" / f"{number}.png").write_bytes(content.getvalue())
+    process.send_signal(signal.SIGCONT)
+    started_s = time.monotonic()
+    until(lambda: store.count() == files + 1, "all have their row", 600 if soak else 100)
+    say(f"G3: {files} of {files} files after SIGCONT, in {time.monotonic() - started_s:.1f} s")

@@ -1,0 +1,40 @@
+"""Killed with -9 at any moment, alone or among others: one row for every file (G1, G6)."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.results import Result
+from storage.store import Store
+from tests.watcher.storm import Nursery, Sender, check, storm
+
+Rows = Callable[[], list[Result]]
+Say = Callable[[object], None]
+
+
+@pytest.mark.guarantee("G1")
+def test_kill_9_at_any_moment_and_every_file_has_one_row(
+    home: Path, tmp_path: Path, store: Store, rows: Rows, seed: int, soak: bool, say: Say
+) -> None:
+    files, kills = (10_000, 200) if soak else (1_000, 40)
+    sender = Sender(home / "inbox", random.Random(seed))
+    with Nursery(home, tmp_path / "watcher.log") as nursery:
+        figures = storm(nursery, sender, store, files=files, kills=kills)
+    say(f"G1 seed {seed}: {figures}, sha256 equal, integrity_check ok")
+    check(figures, home, rows(), sender)
+
+
+@pytest.mark.guarantee("G6")
+def test_four_watchers_share_an_inbox_while_any_of_them_is_killed(
+    home: Path, tmp_path: Path, store: Store, rows: Rows, seed: int, soak: bool, say: Say
+) -> None:
+    files, kills = (10_000, 100) if soak else (400, 8)
+    batch = 16
+    sender = Sender(home / "inbox", random.Random(seed))
+    with Nursery(home, tmp_path / "watcher.log", BATCH_SIZE=str(batch)) as nursery:
+        figures = storm(nursery, sender, store, files=files, kills=kills, watchers=4)
+    say(f"G6 seed {seed}, 4 watchers: {figures}")
+    check(figures, home, rows(), sender)
+    assert figures.inferred <= figures.files + kills * batch, "nobody does what another has done"
