@@ -29,6 +29,7 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+@pytest.mark.guarantee("G20")
 def test_a_hundred_thousand_waiting_files_cost_less_than_50_mib(
     settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path, paint: Paint
 ) -> None:

@@ -47,6 +47,7 @@ def clock(tmp_path: Path, libfaketime: str, monkeypatch: pytest.MonkeyPatch) -> 
     return file
 
 
+@pytest.mark.guarantee("G17")
 def test_files_are_classified_at_once_whatever_the_clock_does(
     start: Start, home: Path, tmp_path: Path, clock: Path, rows: Rows, until: Until, paint: Paint
 ) -> None:
@@ -64,6 +65,7 @@ def test_files_are_classified_at_once_whatever_the_clock_does(
     assert process.wait(60) == 0
 
 
+@pytest.mark.guarantee("G17")
 def test_a_retry_and_the_claim_of_another_host_outlive_a_clock_that_is_set_back(
     watch: Callable[..., Watcher], home: Path, rows: Rows, until: Until, paint: Paint, store: Store
 ) -> None:

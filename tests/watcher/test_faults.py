@@ -70,6 +70,7 @@ def fill(folder: Path, leave_bytes: int) -> Path:
     return filler
 
 
+@pytest.mark.guarantee("G10")
 @pytest.mark.parametrize(("floor_bytes", "left_bytes"), [(0, 0), (1024**2, 512 * 1024)])
 def test_a_full_disk_pauses_the_work_and_room_resumes_it(
     watch: Watch, mount: Mount, home: Path, metrics: Metrics,
@@ -138,6 +139,7 @@ def test_a_target_folder_without_write_permission_pauses_the_work(
     assert len(rows()) == 1
 
 
+@pytest.mark.guarantee("G9")
 def test_a_database_that_is_locked_longer_than_anybody_waits_pauses_the_work(
     watch: Watch, home: Path, metrics: Metrics, rows: Rows, until: Until,
     paint: Paint, monkeypatch: pytest.MonkeyPatch,
@@ -225,6 +227,7 @@ def test_kept_files_are_known_again_on_a_mount_with_another_device_number(
     assert sorted(row.filename for row in rows()) == ["a.bmp", "b.bmp", "c.bmp"]
 
 
+@pytest.mark.guarantee("G9")
 def test_a_file_that_cannot_be_read_for_a_while_is_retried_with_back_off_and_said(
     watch: Watch, home: Path, settings: Settings, store: Store, rows: Rows, metrics: Metrics,
     until: Until, paint: Paint, monkeypatch: pytest.MonkeyPatch,
@@ -263,6 +266,7 @@ def test_a_file_that_cannot_be_read_for_a_while_is_retried_with_back_off_and_sai
     assert value == 3
 
 
+@pytest.mark.guarantee("G8")
 def test_a_bad_file_of_any_kind_is_explained_and_its_neighbours_do_not_suffer(
     watch: Watch, home: Path, settings: Settings, store: Store, rows: Rows, until: Until,
     paint: Paint,

@@ -50,6 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waker, "_MOUNTS_S", 0.2)
 
 
+@pytest.mark.guarantee("G4")
 @pytest.mark.usefixtures("quick")
 def test_events_that_do_not_come_switch_to_polling_and_back_by_themselves(
     watch: Watch, home: Path, metrics: Metrics, rows: Rows, until: Until, paint: Paint,
@@ -166,6 +167,7 @@ def _dead(watcher: Watcher) -> bool:
     return examine(watcher.checks()).complaints["events"] is not None
 
 
+@pytest.mark.guarantee("G15")
 def test_when_the_watching_dies_health_says_so_and_it_begins_anew(
     settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path, rows: Rows,
     until: Until, paint: Paint, monkeypatch: pytest.MonkeyPatch, watch: Watch,
@@ -191,6 +193,7 @@ def test_when_the_watching_dies_health_says_so_and_it_begins_anew(
     until(lambda: len(rows()) == 1, "nothing was lost", 60)
 
 
+@pytest.mark.guarantee("G15")
 def test_an_inbox_that_is_gone_is_red_and_healed_when_it_is_back(
     watch: Watch, home: Path, rows: Rows, until: Until, paint: Paint
 ) -> None:
@@ -204,6 +207,7 @@ def test_an_inbox_that_is_gone_is_red_and_healed_when_it_is_back(
     until(lambda: examine(watcher.checks()).is_ok, "and is ready", 60)
 
 
+@pytest.mark.guarantee("G15")
 @pytest.mark.parametrize(
     ("watches", "why"), [("0", "max_user_watches"), ("3", "cannot be watched")]
 )

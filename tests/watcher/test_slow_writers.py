@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from storage.results import Result
 from watcher.daemon import Watcher
@@ -43,6 +44,7 @@ class Writer:
             time.sleep(0.4 if number % 4 == 0 else 0)
 
 
+@pytest.mark.guarantee("G5")
 def test_a_file_that_is_written_in_pieces_and_reopened_is_read_when_it_is_whole(
     watch: Watch, home: Path, rows: Rows, until: Until
 ) -> None:
