@@ -22,6 +22,8 @@ State = Literal[
     "ignored", "special", "unmarked", "mark", "orphan", "unseen",
 ]  # fmt: skip
 
+_CLOCKS_DIFFER_S = 60.0
+
 _NOT_OURS: Mapping[Why, str] = {
     "ignored": "ignored by the pattern {}",
     "special": "a link, pipe, socket or device; only files are taken",
@@ -94,8 +96,8 @@ class Limbo:
         settled_s = found.arrived_s + patience_s
         if self._paused:
             return self._told(found, "paused", "`pigeonhole resume` goes on")
-        # A time ahead of ours is of a clock that is wrong, not of a file that is young.
-        if found.arrived_s <= self._now.timestamp() < settled_s:
+        # A time far ahead of ours is of a clock that is wrong, not of a file that is young.
+        if found.arrived_s - _CLOCKS_DIFFER_S <= self._now.timestamp() < settled_s:
             text = "empty so far" if empty else "too young: somebody may still be writing it"
             until = datetime.fromtimestamp(settled_s, UTC)
             return Explained(found.path, "settling", text, _moment(found), until)

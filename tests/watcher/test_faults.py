@@ -22,7 +22,7 @@ from monitoring.metrics import Metrics
 from storage import database, files
 from storage.limbo import explain
 from storage.pause import pause, resume
-from storage.results import Result
+from storage.results import Result, ResultFilter
 from storage.store import Store
 from watcher import batch
 from watcher.daemon import Watcher
@@ -88,7 +88,9 @@ def test_a_full_disk_pauses_the_work_and_room_resumes_it(
     )  # fmt: skip
     with closing(Store.open(url)) as store:
         drop(home / "inbox", ["first.bmp"], paint)
-        until(lambda: store.count() == 1, "it works while there is room", 60)
+        first = small / "sorted" / "green" / "first.bmp"
+        until(lambda: store.count(ResultFilter(q="first")) == 1, "it works while there is room", 60)
+        until(lambda: first.exists() and not store.waiting(), "and is done", 60)
         filler = fill(small, left_bytes)
         sent = drop(home / "inbox", [f"{number}.bmp" for number in range(6)], paint)
         until(lambda: reason_of(watcher) == "disk", "it says that the disk is full", 60)
