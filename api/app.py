@@ -21,7 +21,18 @@ from api.events import Events
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, predict, results, stats
+from api.routes import (
+    docs,
+    events,
+    health,
+    images,
+    model,
+    pages,
+    predict,
+    results,
+    retries,
+    stats,
+)
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -80,8 +91,22 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, stats, images, events, model, health, problem_routes, docs):
+    for routes in (
+        predict,
+        results,
+        stats,
+        images,
+        retries,
+        events,
+        model,
+        health,
+        problem_routes,
+        docs,
+        pages,
+    ):
         app.include_router(routes.router)
+    app.include_router(pages.inside)
+    app.add_exception_handler(pages.SignInNeededError, pages.to_sign_in)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
 
