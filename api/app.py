@@ -21,7 +21,7 @@ from api.events import Events
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
 from api.parts import Parts
-from api.routes import docs, events, health, images, model, predict, results, stats
+from api.routes import docs, events, export, health, images, model, predict, results, stats
 from api.routes import problems as problem_routes
 from api.schemas import Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
@@ -80,7 +80,18 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     problems.install(app)
-    for routes in (predict, results, stats, images, events, model, health, problem_routes, docs):
+    for routes in (
+        predict,
+        export,
+        results,
+        stats,
+        images,
+        events,
+        model,
+        health,
+        problem_routes,
+        docs,
+    ):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app

@@ -362,8 +362,8 @@ class ImageQuery(BaseModel):
     )
 
 
-class ResultQuery(BaseModel):
-    """The parameters of GET /v1/results; every one that is given must hold."""
+class FilterQuery(BaseModel):
+    """Which results; every filter that is given must hold."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -378,9 +378,20 @@ class ResultQuery(BaseModel):
     since: Moment | None = Field(None, description="classified at this time or later")
     until: Moment | None = Field(None, description="classified before this time")
     order: Order = Field("desc", description="newest first, or oldest first")
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="results per page")
-    cursor: Text | None = Field(None, description="`next_cursor` of the page before")
 
     def filter(self) -> ResultFilter:
         """The same as the store asks for it."""
-        return ResultFilter(**self.model_dump(exclude={"order", "limit", "cursor"}))
+        return ResultFilter(**self.model_dump(include=set(FilterQuery.model_fields) - {"order"}))
+
+
+class ResultQuery(FilterQuery):
+    """The parameters of GET /v1/results."""
+
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="results per page")
+    cursor: Text | None = Field(None, description="`next_cursor` of the page before")
+
+
+class ExportQuery(FilterQuery):
+    """The parameters of GET /v1/results/export."""
+
+    format: Literal["csv", "jsonl", "parquet"] = Field("csv", description="of the file")
