@@ -303,6 +303,116 @@ class Health(Wire):
     )
 
 
+class ServerLive(Wire):
+    """Open Inference Protocol: is it alive?"""
+
+    live: bool
+
+
+class ServerReady(Wire):
+    """Open Inference Protocol: can it work?"""
+
+    ready: bool
+
+
+class ServerMetadata(Wire):
+    """Open Inference Protocol: the server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(Wire):
+    """Open Inference Protocol: one input or output; -1 is any number of images."""
+
+    name: str
+    datatype: str = Field(examples=["FP32"])
+    shape: list[int]
+
+
+class ModelMetadata(Wire):
+    """Open Inference Protocol: what goes into a model and comes out."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(Wire):
+    """Open Inference Protocol: does this model serve?"""
+
+    name: str
+    ready: bool
+
+
+class InferInput(BaseModel):
+    """Open Inference Protocol: one input tensor."""
+
+    name: str = Field(description="`image` or `pixels`")
+    datatype: str = Field(description="BYTES or UINT8")
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = Field(None, description="in row-major order, flat or nested")
+
+
+class InferOutput(BaseModel):
+    """Open Inference Protocol: one output that is asked for."""
+
+    name: str = Field(description="`scores` or `label`")
+    parameters: dict[str, Any] = Field({}, examples=[{"classification": 3}])
+
+
+class InferRequest(BaseModel):
+    """Open Inference Protocol: images to classify."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": [
+                        {
+                            "name": "image",
+                            "datatype": "BYTES",
+                            "shape": [1],
+                            "data": ["base64 of an image"],
+                        }
+                    ],
+                    "outputs": [{"name": "scores", "parameters": {"classification": 3}}],
+                }
+            ]
+        }
+    )
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: list[InferInput] = Field(min_length=1)
+    outputs: list[InferOutput] = []
+
+
+class InferTensor(Wire):
+    """Open Inference Protocol: one output tensor."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class InferResponse(Wire):
+    """Open Inference Protocol: the answer."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[InferTensor]
+
+
 class ProblemItem(BaseModel):
     """One parameter or field that cannot be used."""
 
@@ -321,6 +431,7 @@ class Problem(BaseModel):
     instance: str = Field(description="what was asked for")
     code: str = Field(description="stable: what programs should look at")
     errors: list[ProblemItem] | None = Field(None, description="with bad_parameter: which, and why")
+    error: str | None = Field(None, description="below /v2: `detail`, as that protocol calls it")
 
 
 class Upload(BaseModel):

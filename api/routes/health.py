@@ -61,6 +61,11 @@ def get_metrics(parts: Given) -> Response:
     return Response(parts.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
+def ready(parts: Parts) -> bool:
+    """Whether all checks are passed."""
+    return examine(_checks(parts)).status == 200
+
+
 def _checks(parts: Parts) -> dict[str, Check]:
     return {
         "database": parts.store.ping,
