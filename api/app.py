@@ -29,8 +29,10 @@ from api.routes import (
     images,
     inference,
     model,
+    pages,
     predict,
     results,
+    retries,
     stats,
 )
 from api.routes import problems as problem_routes
@@ -98,14 +100,18 @@ def create_app(settings: Settings) -> FastAPI:
         results,
         stats,
         images,
+        retries,
         events,
         model,
         inference,
         health,
         problem_routes,
         docs,
+        pages,
     ):
         app.include_router(routes.router)
+    app.include_router(pages.inside)
+    app.add_exception_handler(pages.SignInNeededError, pages.to_sign_in)
     app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
     return app
 

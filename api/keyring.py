@@ -44,6 +44,11 @@ class Keyring:
         """Whether one must have a key: where there is any, and wherever others can come in."""
         return bool(self._fixed or self._stored) or not self._is_loopback
 
+    def by_id(self, identifier: str) -> Key | None:
+        """The key that somebody has signed in with, if it is still good."""
+        known = (*self._fixed, *self._stored)
+        return next((key for key in known if key.id == identifier), None)
+
     def find(self, given: str) -> Key | None:
         """The key that was given, if it is good."""
         return keys.match((*self._fixed, *self._stored), given)

@@ -36,6 +36,9 @@ CATALOG = {
     "scope_missing": Kind(
         403, "This key is not for that", "Use one that was made with the scope `detail` names."
     ),
+    "cross_origin": Kind(
+        403, "Not from another page", "Send it from a page of this server, or from a program."
+    ),
     "not_found": Kind(404, "No such address", "See /docs for the addresses that there are."),
     "result_not_found": Kind(404, "No such result", "Ask GET /v1/results for the ids."),
     "image_not_found": Kind(
@@ -50,6 +53,9 @@ CATALOG = {
     ),
     "not_classified": Kind(
         409, "Nothing to correct", "Only results with a label can be corrected."
+    ),
+    "cannot_retry": Kind(
+        409, "Not to be tried again", "Only a file that lies in quarantine can be tried again."
     ),
     "precondition_failed": Kind(
         412, "Somebody was faster", "Read the result again; send its ETag as If-Match."

@@ -184,6 +184,12 @@ class Review(RootModel[Correction | Confirmation]):
     """What a person says of a result."""
 
 
+class Retry(Wire):
+    """A file that gets another try."""
+
+    path: str = Field(description="where it is now", examples=["/srv/pigeonhole/inbox/dog.jpg"])
+
+
 class Labels(Wire):
     """The labels that the model knows, in the order of its class indices."""
 

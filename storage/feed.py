@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, tuple_
 
 from storage.database import Database
 from storage.results import Result, ResultFilter, conditions, from_row
@@ -40,12 +40,19 @@ def after(
 
 
 def before(
-    database: Database, seq: int | None, limit: int, wanted: ResultFilter = EVERYTHING
+    database: Database,
+    seq: int | None,
+    limit: int,
+    wanted: ResultFilter = EVERYTHING,
+    *,
+    after: int = 0,
 ) -> list[Entry]:
-    """The results just before a position (None: the latest), newest first."""
+    """The results just before a position (None: the latest) and behind `after`, newest first."""
     query = _matching(wanted).order_by(results.c.seq.desc()).limit(limit)
     if seq is not None:
         query = query.where(results.c.seq < seq)
+    if after:
+        query = query.where(results.c.seq > after)
     return list(_entries(database, query))
 
 
@@ -53,6 +60,40 @@ def find(database: Database, identifier: str) -> Entry | None:
     """One result by its id."""
     query = select(results).where(results.c.id == identifier)
     return next(_entries(database, query), None)
+
+
+# --- what people should look at ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many results people have looked at, and how many wait for them."""
+
+    reviewed: int
+    waiting: int
+
+
+def doubtful(database: Database, limit: int, last: Entry | None = None) -> list[Entry]:
+    """What needs review, the least sure first; from behind `last` on, reviewed or not."""
+    columns = results.c
+    query = select(results).where(columns.needs_review).limit(limit)
+    if last is not None:
+        place = tuple_(last.result.confidence, last.seq)
+        query = query.where(tuple_(columns.confidence, columns.seq) > place)
+    return list(_entries(database, query.order_by(columns.confidence, columns.seq)))
+
+
+def progress(database: Database) -> Progress:
+    """How far the review is."""
+    columns = results.c
+    with database.read() as connection:
+        reviewed, waiting = connection.execute(
+            select(
+                select(func.count()).where(columns.reviewed_at.is_not(None)).scalar_subquery(),
+                select(func.count()).where(columns.needs_review).scalar_subquery(),
+            )
+        ).one()
+    return Progress(reviewed, waiting)
 
 
 def _matching(wanted: ResultFilter) -> Select[Any]:

@@ -31,8 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         is_long = metafunc.config.getoption("--soak")
-        seeds = map(int, metafunc.config.getoption("--seeds").split(",")) if is_long else [SEED]
-        metafunc.parametrize("seed", seeds)
+        seeds = metafunc.config.getoption("--seeds").split(",") if is_long else [SEED]
+        metafunc.parametrize("seed", [int(seed) for seed in seeds])
 
 
 @pytest.fixture(scope="session")

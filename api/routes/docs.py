@@ -3,17 +3,11 @@
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse
 
 WEB = Path(__file__).resolve().parent.parent / "web"
 
 router = APIRouter(include_in_schema=False)
-
-
-@router.get("/")
-async def get_front() -> RedirectResponse:
-    """The page will be here; until then, the documentation."""
-    return RedirectResponse("/docs")
 
 
 @router.get("/docs")

@@ -39,7 +39,7 @@ async def get_livez() -> dict[str, Any]:
 )
 def get_readyz(parts: Given, response: Response) -> dict[str, Any]:
     """Whether it can do its work: database, model, disk."""
-    report = examine(_checks(parts), {"model": parts.follower.complaint})
+    report = examine(checks(parts), {"model": parts.follower.complaint})
     response.status_code = report.status
     return report.to_dict()
 
@@ -61,12 +61,8 @@ def get_metrics(parts: Given) -> Response:
     return Response(parts.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
-def ready(parts: Parts) -> bool:
-    """Whether all checks are passed."""
-    return examine(_checks(parts)).status == 200
-
-
-def _checks(parts: Parts) -> dict[str, Check]:
+def checks(parts: Parts) -> dict[str, Check]:
+    """What has to work here, by name."""
     return {
         "database": parts.store.ping,
         "model": lambda: _engine(parts),

@@ -13,7 +13,7 @@ from api.access import guarded
 from api.bodies import json_request
 from api.parts import Given, Parts
 from api.problems import ProblemError, responses
-from api.routes.health import ready
+from api.routes.health import checks
 from api.schemas import (
     InferOutput,
     InferRequest,
@@ -28,6 +28,7 @@ from api.tensors import Output
 from core.bundle import Bundle
 from core.errors import ImageError
 from core.image import preprocess
+from monitoring.health import examine
 
 EXTENSIONS = ["classification", "binary_tensor_data"]
 MAX_WAITING = 16  # requests; more are told to come back
@@ -57,7 +58,7 @@ async def get_server_live() -> dict[str, Any]:
 )
 def get_server_ready(parts: Given) -> dict[str, Any]:
     """Whether /readyz says so."""
-    if not ready(parts):
+    if examine(checks(parts)).status != 200:
         raise ProblemError("not_ready")
     return {"ready": True}
 

@@ -43,6 +43,7 @@ _LOCATION = {"Location": {"description": "the address of the result", "schema": 
             "cannot_store",
             "database_unavailable",
             "unauthorized",
+            "cross_origin",
             "scope_missing",
         ),
         200: {

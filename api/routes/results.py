@@ -115,6 +115,7 @@ def get_result(identifier: ResultId, request: Request, parts: Given) -> Response
     responses={
         **responses(
             "unauthorized",
+            "cross_origin",
             "scope_missing",
             "bad_parameter",
             "result_not_found",

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -21,6 +23,16 @@ from api.parts import Parts
 from core.settings import Settings
 
 MAX_BODY_BYTES = 300_000
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 _SERVE = """
 import sys
@@ -140,3 +152,42 @@ def server(rgb_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     home = make_home(tmp_path_factory.mktemp("served") / "home", rgb_bundle)
     with serving(home) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"NOT TESTED: anything in a browser. {CHROMIUM} is absent; install chromium.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def forgiven() -> list[str]:
+    """Parts of complaints that a test expects of the browser, as of an upload that is refused."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, forgiven: list[str]) -> Iterator[Page]:
+    """A page that must not leave this machine, nor complain."""
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    def failed(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # who leaves a page ends its requests
+            complaints.append(f"{request.url}: {request.failure}")
+
+    page = browser.new_page(locale="en-GB", timezone_id="UTC")
+    page.set_default_timeout(60_000)
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", failed)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type != "log" else None)
+    yield page
+    page.close()
+    hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme != "data"}
+    assert hosts <= {"127.0.0.1"}
+    assert [each for each in complaints if not any(part in each for part in forgiven)] == []

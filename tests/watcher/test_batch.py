@@ -180,18 +180,6 @@ def test_the_same_bytes_are_inferred_once_and_give_two_rows(
     assert metrics.registry.get_sample_value("pigeonhole_batch_images_sum") == 1
 
 
-def test_names_that_are_taken_are_never_overwritten(
-    drop: Drop, work: Work, rows: Rows, home: Path, paint: Paint
-) -> None:
-    pictures = {paint("red", (10 + number, 10)) for number in range(50)}
-    for data in pictures:
-        drop("IMG_0001.png", data)
-        work()
-    assert len(rows()) == 50
-    assert set(everything(home).values()) == pictures
-    assert len({row.path for row in rows()}) == 50
-
-
 def test_a_file_that_changed_after_it_was_listed_gets_no_row_for_half_of_it(
     worker: Worker, drop: Drop, rows: Rows, home: Path, paint: Paint
 ) -> None:

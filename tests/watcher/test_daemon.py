@@ -159,8 +159,10 @@ def test_a_locked_database_is_waited_for(
     until(lambda: len(rows()) == 2, "it went on")
 
 
-@pytest.mark.parametrize("inbox", [".", "sorted", "sorted/deeper"])
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("inbox", [".", "sorted", "sorted/deeper", "quarantine", "uploads", "link"])
 def test_an_inbox_that_would_hold_our_own_folders_is_refused(home: Path, inbox: str) -> None:
+    (home / "link").symlink_to(home)
     settings = Settings(home=home, inbox=home / inbox)
     with pytest.raises(SettingsError, match="PIGEONHOLE_INBOX"):
         prepare_folders(settings)
@@ -170,6 +172,29 @@ def test_a_database_in_the_inbox_is_refused(home: Path) -> None:
     settings = Settings(home=home, database_url=f"sqlite:///{home / 'inbox' / 'p.db'}")
     with pytest.raises(SettingsError, match="PIGEONHOLE_DATABASE_URL"):
         prepare_folders(settings)
+
+
+@pytest.mark.guarantee("G14")
+def test_nothing_that_we_write_is_ever_taken_in(
+    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
+) -> None:
+    """Heartbeats, reasons, taken names, and a watcher that looks again all the time."""
+    (home / "quarantine").mkdir()
+    (home / "quarantine" / "bad.png").write_bytes(b"by hand")
+    start(HEARTBEAT_S="0.1", RECONCILE_S="0.1")
+    (home / "inbox" / "bad.png").write_bytes(b"bad")
+    (home / "inbox" / "bad.png.reason.json").write_bytes(b"{}")
+    (home / "inbox" / "a.png").write_bytes(paint("red"))
+    until(lambda: len(rows()) == 3, "the first three have their row")
+    time.sleep(1)  # for heartbeats and rescans: what must not happen has no sign to wait for
+    (home / "inbox" / "b.png").write_bytes(paint("blue"))
+    until(lambda: len(rows()) >= 4, "the last one has its row")
+    assert sorted(row.filename for row in rows()) == [
+        "a.png",
+        "b.png",
+        "bad.png",
+        "bad.png.reason.json",
+    ]
 
 
 def test_health_tells_what_is_wrong(

@@ -1,0 +1,118 @@
+// What every view needs: times in the reader's zone, requests, one line of talk.
+
+const FORMS = {
+  time: { hour: "2-digit", minute: "2-digit" },
+  day: { weekday: "short", hour: "2-digit" },
+  full: { dateStyle: "medium", timeStyle: "medium" },
+  today: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
+  before: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" },
+};
+
+/** Write the times below `root` in the reader's own zone; the exact one stays as a tooltip. */
+export function localTimes(root = document) {
+  const today = new Date().toDateString();
+  for (const time of root.querySelectorAll("time:not([data-done])")) {
+    const moment = new Date(time.dateTime);
+    const form = time.dataset.form ?? (moment.toDateString() === today ? "today" : "before");
+    time.title = time.dateTime;
+    time.textContent = new Intl.DateTimeFormat(undefined, FORMS[form]).format(moment);
+    time.dataset.done = "";
+  }
+}
+
+/** Put a placeholder where a picture cannot be shown any more. */
+export function watchPictures() {
+  document.addEventListener("error", (event) => {
+    if (event.target instanceof HTMLImageElement) {
+      const none = document.createElement("span");
+      none.className = "thumb-none";
+      none.textContent = "–";
+      event.target.replaceWith(none);
+    }
+  }, true);
+}
+
+let hush;
+
+/** Say something to eyes and screen readers; it goes by itself. */
+export function say(text) {
+  const toast = document.getElementById("toast");
+  toast.textContent = text;
+  clearTimeout(hush);
+  hush = setTimeout(() => { toast.textContent = ""; }, 6000);
+}
+
+/** A request to our own server; throws an Error whose message says what to do. */
+export async function ask(url, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(url, options);
+  } catch {
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (answer.status === 401) {
+    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+    throw new Error("Sign in again.");
+  }
+  if (!answer.ok) {
+    const problem = await answer.json().catch(() => ({}));
+    const error = new Error(problem.detail ?? `The server answered ${answer.status}.`);
+    error.code = problem.code;
+    throw error;
+  }
+  return answer;
+}
+
+/** Say what a result is: `{corrected_label}` or `{reviewed}`. Gives the new ETag. */
+export async function patch(id, etag, said) {
+  const answer = await ask(`/v1/results/${id}`, {
+    method: "PATCH",
+    headers: { "Content-Type": "application/json", "If-Match": etag },
+    body: JSON.stringify(said),
+  });
+  return { etag: answer.headers.get("ETag"), result: await answer.json() };
+}
+
+/** Elements of a part of a page, as our own server drew it. */
+export async function part(url) {
+  const answer = await ask(url);
+  const template = document.createElement("template");
+  template.innerHTML = await answer.text();
+  return { nodes: [...template.content.children], isAll: answer.headers.get("X-Rows") === "all" };
+}
+
+/** `?a=b` and more parameters: one address. */
+export function withQuery(path, query, more = {}) {
+  const all = new URLSearchParams(query);
+  for (const [name, value] of Object.entries(more)) all.set(name, value);
+  const text = all.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+/** Fetch more rows whenever the end of the list comes near. */
+export function scrollOn(list, end, url) {
+  if (list.dataset.atEnd === "true" || !list.lastElementChild) return;
+  let isBusy = false;
+  const observer = new IntersectionObserver(async ([entry]) => {
+    if (!entry.isIntersecting || isBusy) return;
+    isBusy = true;
+    end.textContent = "Fetching more…";
+    try {
+      const { nodes, isAll } = await part(url(list.lastElementChild));
+      nodes.forEach((node) => localTimes(node));
+      list.append(...nodes);
+      end.textContent = isAll ? "That is all." : "";
+      if (isAll) observer.disconnect();
+    } catch (error) {
+      end.textContent = error.message;
+    }
+    isBusy = false;
+    observer.unobserve(end);
+    if (end.textContent === "") observer.observe(end); // asks again if the end is still near
+  }, { rootMargin: "1200px" });
+  end.textContent = "";
+  observer.observe(end);
+}
+
+localTimes();
+watchPictures();
