@@ -90,8 +90,12 @@ screenshots: install-dev ## Pictures of the page into docs/screens, with Chromiu
 	@$(BIN)/python -m tests.api.screenshots
 
 .PHONY: bench
-bench: install ## How fast is it on this machine?
-	@$(BIN)/python -m benchmarks
+bench: install-dev ## How fast is it here, beside its peers? QUICK=1: ours alone, three minutes; PARTS=a,d: some parts
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(PARTS),--parts $(PARTS))
+
+.PHONY: bench-report
+bench-report: install ## Write the tables of docs/performance.md from the last `make bench`
+	@$(BIN)/python -m benchmarks.report
 
 .PHONY: lock
 lock: install-dev ## Resolve the dependencies anew into requirements/

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -14,7 +14,13 @@ from core.recipe import Crop, Interpolation
 
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=0.33)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Portion = Annotated[float, Field(gt=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Names = tuple[str, ...]
+CutShare = Annotated[float, Field(gt=0, le=0.33)]
+MostShare = Annotated[float, Field(ge=0, le=1)] | None
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
@@ -41,10 +47,10 @@ class Unzip:
     max_files: Count
     max_total_bytes: Count
     max_ratio: Count
-    valid_share: Share
-    test_share: Share
+    valid_share: CutShare
+    test_share: CutShare
     split_seed: Size
-    near_duplicate_levels: Annotated[float, Field(ge=0)]
+    near_duplicate_levels: NotNegative
     workers: Size
 
 
@@ -79,27 +85,168 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
-class Train:
-    """Network and training.
+class Evaluate:
+    """What the data must be like; a limit of None is told and stops nothing.
 
-    `filters`: of the two convolutions. `hidden`: width of the first fully connected layer.
-    `shift_px`: training images move by up to this many pixels. `patience`: epochs without a better
-    validation accuracy before the end. `threads` is fixed: sums depend on how they are split.
+    `compared_images`: per recipe, against an independent preparation; the deviation of an image
+    must be above `blank_std`, and its sides at least `tiny_px`, to be neither blank nor tiny.
+    `near_duplicate_levels`: see `pipeline.similarity`. `workers`: processes; 0 is one per core.
     """
 
-    seed: Size
-    threads: Count
-    epochs: Count
-    patience: Count
+    compared_images: Count
+    min_psnr_db: NotNegative
+    min_ssim: Annotated[float, Field(ge=-1, le=1)]
+    max_statistics_difference: NotNegative
+    near_duplicate_levels: NotNegative
+    max_duplicates_across_splits: Size | None
+    max_near_duplicates_across_splits: Size | None
+    max_duplicates_within_splits: Size | None
+    max_label_conflicts: Size | None
+    max_unreadable_share: MostShare
+    max_left_out_share: MostShare
+    min_images_per_class: Count
+    max_class_ratio: Annotated[float, Field(ge=1)] | None
+    tiny_px: Size
+    max_tiny_share: MostShare
+    blank_std: NotNegative
+    max_blank_share: MostShare
+    workers: Size
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Augment:
+    """How training images are changed at random.
+
+    `crop`: the least share of the area that is kept. `flip`: mirror half of them. `light`:
+    brightness, contrast and saturation change by up to this share.
+    """
+
+    crop: Portion
+    flip: bool
+    light: Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, config=_EXACT)
+class FitRules:
+    """How a network is fitted, whatever the network. The optimiser is AdamW.
+
+    `patience`: epochs without a better validation accuracy before the end.
+    """
+
     batch_size: Count
-    learning_rate: Annotated[float, Field(gt=0)]
+    patience: Count
+    schedule: Literal["one_cycle", "constant"]
+    weight_decay: NotNegative
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    augment: Augment
+
+
+@dataclass(frozen=True, config=_EXACT)
+class Fit(FitRules):
+    """The rules, and what differs from network to network.
+
+    `grow_from`: training images begin with this share of their side and grow.
+    """
+
+    epochs: Count
+    learning_rate: Positive
+    grow_from: Portion = 1.0
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Cnn:
+    """Two convolutions with `filters` each and max pooling, two fully connected layers."""
+
+    network: Literal["cnn"]
     filters: tuple[Count, Count]
     kernel_px: Count
     padding_px: Size
     batch_norm: bool
     hidden: Count
-    flip: bool
-    shift_px: Size
+    dropout: Dropout
+    epochs: Count
+    learning_rate: Positive
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Residual:
+    """A residual network with a block for each of `widths`. `grow_from`: see `Fit`."""
+
+    network: Literal["residual"]
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+    dropout: Dropout
+    epochs: Count
+    learning_rate: Positive
+    grow_from: Portion
+
+
+TrainVariant = Annotated[Cnn | Residual, Field(discriminator="network")]
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Train:
+    """The variants that start from nothing, the names of those that run, and their common rules.
+
+    `recipe`: of preprocess. `threads` is fixed, since sums depend on how they are split.
+    """
+
+    seed: Size
+    threads: Count
+    recipe: str
+    run: Names
+    fit: FitRules
+    variants: dict[str, TrainVariant]
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Backbone:
+    """A pretrained network. `weights`: a file of them; None: those at hand (docs/training.md)."""
+
+    library: Literal["efficientnet_lite0", "torchvision"]
+    weights: str | None
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Transfer:
+    """A linear head on what a pretrained network sees; `finetune` then adapts the whole network.
+
+    `weight_decays`: tried on the head; the best on valid is kept.
+    """
+
+    seed: Size
+    threads: Count
+    recipe: str
+    run: Names
+    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    finetune: Fit | None
+    backbones: dict[str, Backbone]
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Select:
+    """`tolerance`: so much validation accuracy may be given up for fewer multiplications."""
+
+    tolerance: NotNegative
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Calibrate:
+    """`bins`: pieces of equal width into which confidences are sorted for the calibration error."""
+
+    bins: Count
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Int8:
+    """When the bundle gets int8 weights as well.
+
+    `min_multiply_adds`: smaller networks gain nothing by it. `max_accuracy_loss`: on valid.
+    `images`: training images by which ranges are measured.
+    """
+
+    min_multiply_adds: Size
+    max_accuracy_loss: NotNegative
+    images: Count
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
@@ -107,8 +254,9 @@ class Export:
     """`name` of the bundle (None: that of the zip); how far it may be from the checkpoint."""
 
     name: str | None
-    max_score_difference: Annotated[float, Field(ge=0)]
+    max_score_difference: NotNegative
     max_label_flips: Size
+    int8: Int8 | None
 
 
 @dataclass(frozen=True, slots=True, config=_EXACT)
@@ -138,7 +286,11 @@ class Params:
 
     unzip: Unzip
     preprocess: Preprocess
+    evaluate: Evaluate
     train: Train
+    transfer: Transfer
+    select: Select
+    calibrate: Calibrate
     export: Export
     gate: Gate
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import logging
 import os
 import signal
 import stat
@@ -20,12 +21,18 @@ import yaml
 from PIL import Image, ImageDraw
 
 from pipeline import params as params_file
+from pipeline.calibrate import calibrate
 from pipeline.dataset import prepared
 from pipeline.export import export
-from pipeline.params import Params
+from pipeline.params import Int8, Params
 from pipeline.preprocess import preprocess
+from pipeline.select import select
 from pipeline.train import train
 from pipeline.unzip import unzip
+
+# pytest listens to everything, and the exporter would write a thousand lines for it.
+logging.getLogger("torch").setLevel(logging.WARNING)
+logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 
 COUNTS = {"train": 24, "valid": 8, "test": 8}
 SMALL = prepared("small")
@@ -131,20 +138,33 @@ def zipped() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def small(repository: Path) -> Params:
-    """The committed params.yaml, made small: 16 pixels, few filters, three epochs, one process."""
+    """The committed params.yaml, made small: 16 pixels, two variants, three epochs, one process."""
     params = params_file.read(repository / "params.yaml")
     recipes = params.preprocess.recipes
     sizes = {
         "small": dataclasses.replace(recipes["small"], max_size_px=16),
         "imagenet": dataclasses.replace(recipes["imagenet"], size_px=32, short_side_px=36),
     }
+    cnn, residual = params.train.variants["cnn1"], params.train.variants["residual"]
+    short = {"epochs": 3, "learning_rate": 0.01}
+    int8 = Int8(min_multiply_adds=0, max_accuracy_loss=0.2, images=8)
     return dataclasses.replace(
         params,
         unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip", workers=1),
         preprocess=dataclasses.replace(params.preprocess, workers=1, recipes=sizes),
+        evaluate=dataclasses.replace(params.evaluate, workers=1),
         train=dataclasses.replace(
-            params.train, epochs=3, filters=(4, 8), hidden=8, learning_rate=0.01, batch_size=8
+            params.train,
+            threads=1,
+            run=("cnn1", "residual"),
+            fit=dataclasses.replace(params.train.fit, batch_size=8),
+            variants={
+                "cnn1": dataclasses.replace(cnn, filters=(4, 8), hidden=8, **short),
+                "residual": dataclasses.replace(residual, widths=(4, 8), **short),
+            },
         ),
+        transfer=dataclasses.replace(params.transfer, threads=1, run=()),
+        export=dataclasses.replace(params.export, int8=int8),
     )
 
 
@@ -155,6 +175,9 @@ def run(small: Params, members: dict[str, bytes], tmp_path_factory: pytest.TempP
     write_zip(root / small.unzip.archive, members)
     unzip(small.unzip, root)
     preprocess(small.preprocess, "small", root)
-    train(small.train, root)
+    for name in small.train.run:
+        train(small.train, name, root)
+    select(small, root)
+    calibrate(small, root)
     export(small, root)
     return Run(root, small)

@@ -18,8 +18,10 @@ from core.bundle import Bundle
 from pipeline import params as params_file
 from pipeline.params import Params
 
-SECTIONS = ["unzip", "preprocess", "train", "export"]
-STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "train", "export"]
+SECTIONS = ["unzip", "preprocess", "evaluate", "train", "transfer", "select", "calibrate", "export"]
+TRAINED = ["train@cnn1", "train@residual"]
+AFTER = ["select", "calibrate", "export"]
+STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "evaluate", *TRAINED, *AFTER]
 
 Dvc = Callable[..., list[str]]
 
@@ -81,25 +83,46 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.mark.timeout(900)
 def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
+    def edit(key: str, value: object) -> None:
+        params = yaml.safe_load((checkout / "params.yaml").read_text())
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, params)[last] = value
+        (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+
     assert sorted(dvc("repro")) == sorted(STAGES)
     first = Bundle.load(checkout / "models/candidate").manifest
     assert first.lineage["git_revision"] == git(checkout, "rev-parse", "HEAD").strip()
 
     assert dvc("repro") == []
 
-    text = (checkout / "params.yaml").read_text()
-    (checkout / "params.yaml").write_text(
-        text.replace("learning_rate: 0.01\n", "learning_rate: 0.02\n")
-    )
-    assert dvc("repro") == ["train", "export"]
+    lock = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]
+    (small,) = lock["preprocess@small"]["outs"]
+    assert first.lineage["prepared_md5"] == small["md5"]
+    (archive,) = (d for d in lock["unzip"]["deps"] if d["path"] == "data/shapes.zip")
+    assert first.lineage["zip_md5"] == archive["md5"]
+
+    edit("unzip.max_ratio", 300)
+    assert dvc("repro") == ["unzip"]
+    edit("evaluate.min_ssim", 0.5)
+    assert dvc("repro") == ["evaluate"]
+    edit("preprocess.max_pixels", 1_000_000)
+    assert sorted(dvc("repro")) == ["preprocess@imagenet", "preprocess@small"]
+
+    edit("train.variants.cnn1.learning_rate", 0.02)
+    assert dvc("repro") == ["train@cnn1", *AFTER]
     second = Bundle.load(checkout / "models/candidate").manifest
-    assert second.lineage["params"]["train"]["learning_rate"] == 0.02
-    assert second.version != first.version
+    assert second.lineage["params"]["train"]["variants"]["cnn1"]["learning_rate"] == 0.02
+    edit("calibrate.bins", 10)
+    assert dvc("repro") == ["calibrate", "export"]
+    edit("select.tolerance", 1.0)
+    assert dvc("repro")[0] == "select"
+    edit("export.name", "other")
+    assert dvc("repro") == ["export"]
 
     # What users of `make train DATA=...` get: another zip, all stages, an entry in `dvc exp show`.
     (checkout / "data/shapes.zip").rename(checkout / "mine.zip")
     assert dvc("exp", "run", "-S", "unzip.archive=mine.zip") == ["unzip", "export"]
-    assert Bundle.load(checkout / "models/candidate").manifest.name == "mine"
+    assert Bundle.load(checkout / "models/candidate").manifest.lineage["zip_sha256"]
     changed = git(checkout, "status", "--porcelain").split()
     assert not [name for name in changed if name.endswith((".npy", ".onnx", ".pt", ".png"))]
 
@@ -107,7 +130,7 @@ def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
 def test_the_stages_are_modules_and_sections_of_the_same_name(repository: Path) -> None:
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
     sections = yaml.safe_load((repository / "params.yaml").read_text())
-    assert list(stages) == STAGES == [name for name in sections if name != "gate"]
+    assert list(stages) == SECTIONS == [name for name in sections if name != "gate"]
     for name, stage in stages.items():
         assert stage["cmd"].startswith(f"python -m pipeline.{name}")
         assert f"pipeline/{name}.py" in stage["deps"]
@@ -117,7 +140,10 @@ def test_the_stages_are_modules_and_sections_of_the_same_name(repository: Path) 
 def test_dvc_lock_was_made_from_the_committed_zip_and_params(repository: Path) -> None:
     lock = params_file.parsed((repository / "dvc.lock").read_text())["stages"]
     params = params_file.parsed((repository / "params.yaml").read_text())
-    assert sorted(lock) == sorted(STAGES)
+    trained = [f"train@{name}" for name in params["train"]["run"]]
+    trained += [f"transfer@{name}" for name in params["transfer"]["run"]]
+    prepared = [f"preprocess@{name}" for name in params["preprocess"]["recipes"]]
+    assert set(lock) <= {"unzip", *prepared, "evaluate", *trained, *AFTER}
     for stage in lock.values():
         for key, value in stage["params"]["params.yaml"].items():
             assert value == functools.reduce(dict.__getitem__, key.split("."), params)

@@ -38,20 +38,28 @@ def test_the_sections_are_frozen(repository: Path) -> None:
     ("old", "new", "message"),
     [
         (
-            "train:\n  seed: 7",
-            "train:\n  seed: 7\n  sead: 7",
+            "nothing\n  seed: 7",
+            "nothing\n  seed: 7\n  sead: 7",
             "params.yaml: train.sead: Unexpected keyword argument",
         ),
-        ("train:\n  seed: 7", "train:", "params.yaml: train.seed: Field required"),
+        ("nothing\n  seed: 7", "nothing", "params.yaml: train.seed: Field required"),
         (
-            "train:\n  seed: 7",
-            "train:\n  seed: many",
+            "nothing\n  seed: 7",
+            "nothing\n  seed: many",
             "params.yaml: train.seed: Input should be a valid integer",
         ),
-        ("train:\n  seed: 7", "train:\n  seed: 7.5", "train.seed: Input should be a valid integer"),
-        ("crop: none", "crop: round", "preprocess.crop: Input should be 'none' or 'center'"),
-        ("epochs: 60", "epochs: 0", "train.epochs: Input should be greater than or equal to 1"),
-        ("filters: [16, 32]", "filters: [16]", "train.filters.1: Field required"),
+        (
+            "nothing\n  seed: 7",
+            "nothing\n  seed: 7.5",
+            "train.seed: Input should be a valid integer",
+        ),
+        ("crop: none\n", "crop: round\n", "preprocess.recipes.small.crop: Input should be 'none'"),
+        (
+            "patience: 15",
+            "patience: 0",
+            "train.fit.patience: Input should be greater than or equal to 1",
+        ),
+        ("filters: [16, 32], kernel_px: 3", "filters: [16], kernel_px: 3", "cnn1.cnn.filters.1"),
         ("train:", "trian:", "params.yaml: train: Field required"),
         ("unzip:", "unzip: [", "cannot be read"),
     ],
@@ -64,16 +72,16 @@ def test_a_mistake_is_refused_by_its_name(edited: Path, old: str, new: str, mess
 
 
 def test_every_mistake_is_named_at_once(edited: Path) -> None:
-    replace(edited, "train:\n  seed: 7", "train:")
-    replace(edited, "epochs: 60", "epochs: -1")
+    replace(edited, "nothing\n  seed: 7", "nothing")
+    replace(edited, "patience: 15", "patience: -1")
     with pytest.raises(ParamsError) as caught:
         params.read(edited)
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_numbers_are_read_as_dvc_writes_them(edited: Path) -> None:
-    replace(edited, "learning_rate: 0.001", "learning_rate: 1e-05")
-    assert params.read(edited).train.learning_rate == 0.00001
+    replace(edited, "tolerance: 0.005", "tolerance: 1e-05")
+    assert params.read(edited).select.tolerance == 0.00001
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
