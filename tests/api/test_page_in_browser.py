@@ -235,6 +235,21 @@ def test_filters_are_kept_in_the_address_and_hold_for_what_arrives(
     expect(page.locator(".row")).to_have_count(4)
 
 
+def test_what_is_exported_is_what_is_shown(
+    page: Page, server: Server, record: Callable[..., list[Result]]
+) -> None:
+    record("=1+1.png", label="red")
+    record("sea.png", label="blue")
+    page.goto(f"{server.url}/?label=red")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+
+    lines = download.value.path().read_text("utf-8").splitlines()
+    assert len(lines) == 2
+    assert "'=1+1.png" in lines[1]
+
+
 def test_rows_go_on_while_one_scrolls_and_none_comes_twice(
     page: Page, server: Server, record: Callable[..., list[Result]]
 ) -> None:
