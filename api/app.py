@@ -21,6 +21,7 @@ from api.events import Events
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
 from api.parts import Parts
+from api.recorder import Recorder
 from api.routes import (
     docs,
     events,
@@ -165,12 +166,14 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
+    recorder = stack.enter_context(Recorder(settings, store, lambda: engine.bundle.ref, metrics))
     follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
     uploads.settle_stale(store.database, settings.home)
     return Parts(
         settings,
         store,
         engine,
+        recorder,
         follower,
         metrics,
         HttpMetrics(metrics.registry),

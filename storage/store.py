@@ -50,6 +50,7 @@ from storage.results import (
     Source,
     conditions,
     encode_cursor,
+    from_mapping,
     from_row,
     page_query,
 )
@@ -353,8 +354,7 @@ class Store:
                 connection.execute(insert(results), new)
                 if self._with_outbox:
                     outbox.add(connection, [row["id"] for row in new], now)
-            written = _by_id(connection, [row["id"] for row in new])
-        return [written[row["id"]] if row else None for row in rows]
+        return [from_mapping(row) if row else None for row in rows]
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
         """Close deliveries whose files are put away: (delivery id, where the file is now).
@@ -526,14 +526,6 @@ def _take_over(
     )
 
 
-def _by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Result]:
-    found: dict[str, Result] = {}
-    for chunk in _chunks(ids):
-        query = select(results).where(results.c.id.in_(chunk))
-        found |= {row.id: from_row(row) for row in connection.execute(query)}
-    return found
-
-
 def _name_originals(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Fill in `duplicate_of`: the first row with the same bytes, in the table or in this batch."""
     first: dict[str, str] = {}
@@ -577,6 +569,8 @@ def _result_row(
         "label": prediction.label if prediction else None,
         "confidence": prediction.confidence if prediction else None,
         "scores": [[score.label, score.score] for score in prediction.scores] if prediction else [],
+        "corrected_label": None,
+        "reviewed_at": None,
         "needs_review": prediction is not None and doubt.is_about(prediction, identifier),
         "error_code": failure.code if failure else None,
         "error_detail": _text(failure.detail) if failure else None,
