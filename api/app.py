@@ -25,8 +25,10 @@ from api.recorder import Recorder
 from api.routes import (
     docs,
     events,
+    export,
     health,
     images,
+    inference,
     model,
     pages,
     predict,
@@ -35,7 +37,7 @@ from api.routes import (
     stats,
 )
 from api.routes import problems as problem_routes
-from api.schemas import Problem, Result, Review, Upload
+from api.schemas import InferRequest, Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
@@ -55,6 +57,7 @@ _TAGS = [
     {"name": "predict", "description": "One image in, one answer out."},
     {"name": "results", "description": "What became of the images."},
     {"name": "model", "description": "Who answers, and what it can say."},
+    {"name": "inference", "description": "The model by the Open Inference Protocol v2."},
     {"name": "operations", "description": "For those who keep this running."},
 ]
 
@@ -94,12 +97,14 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for routes in (
         predict,
+        export,
         results,
         stats,
         images,
         retries,
         events,
         model,
+        inference,
         health,
         problem_routes,
         docs,
@@ -135,7 +140,7 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review)
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review, InferRequest)
         return document
 
 
@@ -181,4 +186,5 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         Keyring(settings, store.database),
         cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),
+        inferrers=CapacityLimiter(settings.workers),
     )

@@ -31,7 +31,9 @@ class Parts:
     events: Events
     keyring: Keyring
     cursor_secret: bytes
-    thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
+    # One large image each: decoding takes memory.
+    thumbnailers: CapacityLimiter
+    inferrers: CapacityLimiter
 
     @property
     def bundle(self) -> Bundle:

@@ -304,13 +304,12 @@ class Watcher:
         held: set[str] = set()
         if self._backlog.files > _WINDOW_FILES:  # then what must wait would take places of others
             held = self._store.held(datetime.now(UTC))
-        newest_first = self._settings.order == "newest"
-        walk = Walk(self._settings.inbox, self._rules)
         return backlog(
-            walk,
+            Walk(self._settings.inbox, self._rules),
             _WINDOW_FILES,
-            lambda path, stamp: path not in held and self._is_news(path, stamp),
-            newest_first=newest_first,
+            self._is_news,
+            held=held,
+            newest_first=self._settings.order == "newest",
         )
 
     def _reconcile(self) -> None:
