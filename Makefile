@@ -91,8 +91,12 @@ monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone,
 	$(BIN)/pytest tests/monitoring
 
 .PHONY: bench
-bench: install ## How fast is it on this machine?
-	@$(BIN)/python -m benchmarks
+bench: install-dev ## How fast is it here, beside its peers? QUICK=1: ours alone, three minutes; PARTS=a,d: some parts
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(PARTS),--parts $(PARTS))
+
+.PHONY: bench-report
+bench-report: install ## Write the tables of docs/performance.md from the last `make bench`
+	@$(BIN)/python -m benchmarks.report
 
 .PHONY: bench-training
 bench-training: install-dev ## A textbook's training beside ours, on ZIP=my.zip (default: the demo data)

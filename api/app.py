@@ -21,11 +21,14 @@ from api.events import Events
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
 from api.parts import Parts
+from api.recorder import Recorder
 from api.routes import (
     docs,
     events,
+    export,
     health,
     images,
+    inference,
     model,
     pages,
     predict,
@@ -34,7 +37,7 @@ from api.routes import (
     stats,
 )
 from api.routes import problems as problem_routes
-from api.schemas import Problem, Result, Review, Upload
+from api.schemas import InferRequest, Problem, Result, Review, Upload
 from api.uploads import FRAMING_BYTES
 from core.bundle import Bundle, locate
 from core.engine import Engine
@@ -54,6 +57,7 @@ _TAGS = [
     {"name": "predict", "description": "One image in, one answer out."},
     {"name": "results", "description": "What became of the images."},
     {"name": "model", "description": "Who answers, and what it can say."},
+    {"name": "inference", "description": "The model by the Open Inference Protocol v2."},
     {"name": "operations", "description": "For those who keep this running."},
 ]
 
@@ -93,12 +97,14 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for routes in (
         predict,
+        export,
         results,
         stats,
         images,
         retries,
         events,
         model,
+        inference,
         health,
         problem_routes,
         docs,
@@ -134,7 +140,7 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review)
+        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review, InferRequest)
         return document
 
 
@@ -165,12 +171,14 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     engine = stack.enter_context(
         Engine(bundle, workers=settings.workers, max_pixels=settings.max_pixels, observer=metrics)
     )
+    recorder = stack.enter_context(Recorder(settings, store, lambda: engine.bundle.ref, metrics))
     follower = stack.enter_context(Follower(settings.home, engine, settings.provider, metrics))
     uploads.settle_stale(store.database, settings.home)
     return Parts(
         settings,
         store,
         engine,
+        recorder,
         follower,
         metrics,
         HttpMetrics(metrics.registry),
@@ -178,4 +186,5 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         Keyring(settings, store.database),
         cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),
+        inferrers=CapacityLimiter(settings.workers),
     )

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from api.events import Events
 from api.keyring import Keyring
+from api.recorder import Recorder
 from core.bundle import Bundle
 from core.engine import Engine
 from core.follow import Follower
@@ -23,13 +24,16 @@ class Parts:
     settings: Settings
     store: Store
     engine: Engine
+    recorder: Recorder
     follower: Follower
     metrics: Metrics
     http: HttpMetrics
     events: Events
     keyring: Keyring
     cursor_secret: bytes
-    thumbnailers: CapacityLimiter  # one picture each: decoding a large one takes memory
+    # One large image each: decoding takes memory.
+    thumbnailers: CapacityLimiter
+    inferrers: CapacityLimiter
 
     @property
     def bundle(self) -> Bundle:

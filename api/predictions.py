@@ -1,20 +1,18 @@
 """Uploads to results: look up, classify, keep, record. One answer per upload, in order."""
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api.parts import Parts
 from api.problems import ProblemError
+from api.recorder import Received
 from api.uploads import Upload
 from core.engine import Engine
 from core.ids import uuid7
@@ -53,7 +51,7 @@ async def predict(parts: Parts, uploads: Sequence[Upload], *, store: bool) -> li
         for image, upload in zip(images, uploads, strict=True)
     ]
     if store:
-        results = await run_in_threadpool(_record, parts, finished, received)
+        results = await _record(parts, finished, received)
     else:
         results = [_unstored(item, parts.settings.min_confidence) for item in finished]
     for item, upload in zip(finished, uploads, strict=True):
@@ -112,43 +110,19 @@ def _discard(received: Sequence[Path]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _record(
+async def _record(
     parts: Parts, finished: Sequence[Finished], received: Sequence[Path]
 ) -> list[Result | None]:
-    """Files first, then the rows that name them, in one transaction; None for what has no label."""
-    home = parts.settings.home
-    good = [
-        (item, part)
-        for item, part in zip(finished, received, strict=True)
-        if isinstance(item.outcome, Prediction)
-    ]
-    if not good:
-        _discard(received)
-        return [None] * len(finished)
-    started = time.perf_counter()
-    try:
-        named = [
-            replace(item, path=kept_uploads.keep(home, part, item.outcome.image.format))
-            for item, part in good
-            if isinstance(item.outcome, Prediction)
-        ]
-        rows = parts.store.record(
-            named,
-            source="upload",
-            model=parts.bundle.ref,
-            min_confidence=parts.settings.min_confidence,
-            audit_share=parts.settings.audit_share,
-            now=datetime.now(UTC),
-        )
-    except BaseException:
-        with contextlib.suppress(SQLAlchemyError, OSError):  # then the next start looks at them
-            for part in received:
-                kept_uploads.settle(parts.store.database, home, part)
-        raise
-    _discard(received)
-    parts.metrics.stage("store", time.perf_counter() - started)
-    recorded = iter(rows)
-    return [next(recorded) if isinstance(item.outcome, Prediction) else None for item in finished]
+    """Each file and the row that names it; None for what has no label, which is not kept."""
+    good: list[Received] = []
+    for item, part in zip(finished, received, strict=True):
+        if isinstance(item.outcome, Prediction):
+            good.append(Received(item, part, item.outcome.image.format))
+        else:
+            part.unlink(missing_ok=True)
+    recorded = await asyncio.wrap_future(parts.recorder.record(good))
+    rows = iter(recorded)
+    return [next(rows) if isinstance(item.outcome, Prediction) else None for item in finished]
 
 
 # --- answers -------------------------------------------------------------------------------------

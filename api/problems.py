@@ -45,6 +45,9 @@ CATALOG = {
         404, "No image any more", "It was not kept, or was moved or deleted since; the row stays."
     ),
     "no_thumbnail": Kind(404, "No small picture of this", "Ask for ?size=full, the file itself."),
+    "model_not_found": Kind(
+        404, "This model does not serve", "`detail` and GET /v1/model name the one that does."
+    ),
     "method_not_allowed": Kind(
         405, "Not with this method", "The header Allow names the methods of this address."
     ),
@@ -91,6 +94,7 @@ CATALOG = {
         422, "Too many pixels", "Scale the image down, or raise PIGEONHOLE_MAX_PIXELS."
     ),
     "too_large": Kind(422, "The image needs too much memory", "Scale the image down."),
+    "not_ready": Kind(503, "Not ready", "GET /readyz says why."),
     "busy": Kind(503, "Too much to do just now", "Wait as long as Retry-After says; ask again."),
     "database_unavailable": Kind(
         503, "The database does not answer", "Wait as long as Retry-After says; ask again."
@@ -101,6 +105,7 @@ CATALOG = {
     "internal_error": Kind(
         500, "A fault of ours", "The log of the API says more; please report it."
     ),
+    "bad_tensor": Kind(400, "The tensors cannot be used", "GET /v2/models/NAME says how they are."),
     "bad_request": Kind(400, "The request cannot be used", "`detail` says what is wrong with it."),
 }
 
@@ -238,7 +243,7 @@ def _named(item: Mapping[str, Any]) -> dict[str, str]:
 
 def _body(path: str, code: str, detail: str = "") -> dict[str, Any]:
     kind = CATALOG[code]
-    return {
+    body = {
         "type": f"/problems/{code}",
         "title": kind.title,
         "status": kind.status,
@@ -246,6 +251,8 @@ def _body(path: str, code: str, detail: str = "") -> dict[str, Any]:
         "instance": quote(path),
         "code": code,
     }
+    # The Open Inference Protocol has a word of its own for it, and RFC 9457 allows more members.
+    return {**body, "error": body["detail"]} if path.startswith("/v2") else body
 
 
 def _headers(status: int, headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -309,6 +309,116 @@ class Health(Wire):
     )
 
 
+class ServerLive(Wire):
+    """Open Inference Protocol: is it alive?"""
+
+    live: bool
+
+
+class ServerReady(Wire):
+    """Open Inference Protocol: can it work?"""
+
+    ready: bool
+
+
+class ServerMetadata(Wire):
+    """Open Inference Protocol: the server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(Wire):
+    """Open Inference Protocol: one input or output; -1 is any number of images."""
+
+    name: str
+    datatype: str = Field(examples=["FP32"])
+    shape: list[int]
+
+
+class ModelMetadata(Wire):
+    """Open Inference Protocol: what goes into a model and comes out."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(Wire):
+    """Open Inference Protocol: does this model serve?"""
+
+    name: str
+    ready: bool
+
+
+class InferInput(BaseModel):
+    """Open Inference Protocol: one input tensor."""
+
+    name: str = Field(description="`image` or `pixels`")
+    datatype: str = Field(description="BYTES or UINT8")
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = Field(None, description="in row-major order, flat or nested")
+
+
+class InferOutput(BaseModel):
+    """Open Inference Protocol: one output that is asked for."""
+
+    name: str = Field(description="`scores` or `label`")
+    parameters: dict[str, Any] = Field({}, examples=[{"classification": 3}])
+
+
+class InferRequest(BaseModel):
+    """Open Inference Protocol: images to classify."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": [
+                        {
+                            "name": "image",
+                            "datatype": "BYTES",
+                            "shape": [1],
+                            "data": ["base64 of an image"],
+                        }
+                    ],
+                    "outputs": [{"name": "scores", "parameters": {"classification": 3}}],
+                }
+            ]
+        }
+    )
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: list[InferInput] = Field(min_length=1)
+    outputs: list[InferOutput] = []
+
+
+class InferTensor(Wire):
+    """Open Inference Protocol: one output tensor."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class InferResponse(Wire):
+    """Open Inference Protocol: the answer."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[InferTensor]
+
+
 class ProblemItem(BaseModel):
     """One parameter or field that cannot be used."""
 
@@ -327,6 +437,7 @@ class Problem(BaseModel):
     instance: str = Field(description="what was asked for")
     code: str = Field(description="stable: what programs should look at")
     errors: list[ProblemItem] | None = Field(None, description="with bad_parameter: which, and why")
+    error: str | None = Field(None, description="below /v2: `detail`, as that protocol calls it")
 
 
 class Upload(BaseModel):
@@ -368,8 +479,8 @@ class ImageQuery(BaseModel):
     )
 
 
-class ResultQuery(BaseModel):
-    """The parameters of GET /v1/results; every one that is given must hold."""
+class FilterQuery(BaseModel):
+    """Which results; every filter that is given must hold."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -384,9 +495,20 @@ class ResultQuery(BaseModel):
     since: Moment | None = Field(None, description="classified at this time or later")
     until: Moment | None = Field(None, description="classified before this time")
     order: Order = Field("desc", description="newest first, or oldest first")
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="results per page")
-    cursor: Text | None = Field(None, description="`next_cursor` of the page before")
 
     def filter(self) -> ResultFilter:
         """The same as the store asks for it."""
-        return ResultFilter(**self.model_dump(exclude={"order", "limit", "cursor"}))
+        return ResultFilter(**self.model_dump(include=set(FilterQuery.model_fields) - {"order"}))
+
+
+class ResultQuery(FilterQuery):
+    """The parameters of GET /v1/results."""
+
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="results per page")
+    cursor: Text | None = Field(None, description="`next_cursor` of the page before")
+
+
+class ExportQuery(FilterQuery):
+    """The parameters of GET /v1/results/export."""
+
+    format: Literal["csv", "jsonl", "parquet"] = Field("csv", description="of the file")

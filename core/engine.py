@@ -108,12 +108,15 @@ class Engine:
             (future,) = self._enqueue([data])
         return future
 
-    def classify(self, images: Iterable[bytes]) -> list[Outcome]:
-        """One outcome per image, in order. The caller bounds how many come at once."""
+    def submit_all(self, images: Iterable[bytes]) -> list[Future[Outcome]]:
+        """Queue images that belong together. The caller bounds how many come at once."""
         data = list(images)  # may read files; never while the workers wait for the lock
         with self._changed:
-            futures = self._enqueue(data)
-        return [future.result() for future in futures]
+            return self._enqueue(data)
+
+    def classify(self, images: Iterable[bytes]) -> list[Outcome]:
+        """One outcome per image, in order. The caller bounds how many come at once."""
+        return [future.result() for future in self.submit_all(images)]
 
     def close(self) -> None:
         """Finish what waits, then end the workers. Later calls raise `RuntimeError`."""

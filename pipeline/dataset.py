@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from core.recipe import Recipe
-from core.types import Batch
+from core.types import Batch, Pixels
 
 PREPARED = Path("data/preprocessed")
 MANIFEST = "manifest.csv"
@@ -79,6 +80,15 @@ class Unreadable(NamedTuple):
     path: str
     sha256: str
     reason: str
+
+
+def channel_figures(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation per channel of (H, W, 3) uint8, on the scale 0..1."""
+    counts = np.array(Image.fromarray(pixels).histogram()).reshape(3, 256)
+    values = np.arange(256) / 255
+    mean = counts @ values / counts[0].sum()
+    variance = counts @ values**2 / counts[0].sum() - mean**2
+    return mean, np.sqrt(np.maximum(variance, 0))
 
 
 def prepared(recipe: str) -> Path:

@@ -52,7 +52,8 @@ class Image(NamedTuple):
 def test_images(root: Path) -> list[Image]:
     """What `unzip` has put aside for the test; empty where the pipeline has not run."""
     folder = root / IMAGES / "test"
-    return [Image(path, path.parent.name) for path in sorted(folder.glob("*/*")) if path.is_file()]
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [Image(path, path.relative_to(folder).parts[0]) for path in files]
 
 
 def can_judge(challenger: Bundle, root: Path) -> bool:

@@ -19,7 +19,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Portion = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Names = tuple[str, ...]
-Share = Annotated[float, Field(gt=0, le=0.33)]
+CutShare = Annotated[float, Field(gt=0, le=0.33)]
+MostShare = Annotated[float, Field(ge=0, le=1)] | None
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 Colour = tuple[int, int, int]
@@ -46,10 +47,10 @@ class Unzip:
     max_files: Count
     max_total_bytes: Count
     max_ratio: Count
-    valid_share: Share
-    test_share: Share
+    valid_share: CutShare
+    test_share: CutShare
     split_seed: Size
-    near_duplicate_levels: Annotated[float, Field(ge=0)]
+    near_duplicate_levels: NotNegative
     workers: Size
 
 
@@ -80,6 +81,35 @@ class Preprocess:
 
     recipes: dict[str, RecipeParams]
     max_pixels: Count
+    workers: Size
+
+
+@dataclass(frozen=True, slots=True, config=_EXACT)
+class Evaluate:
+    """What the data must be like; a limit of None is told and stops nothing.
+
+    `compared_images`: per recipe, against an independent preparation; the deviation of an image
+    must be above `blank_std`, and its sides at least `tiny_px`, to be neither blank nor tiny.
+    `near_duplicate_levels`: see `pipeline.similarity`. `workers`: processes; 0 is one per core.
+    """
+
+    compared_images: Count
+    min_psnr_db: NotNegative
+    min_ssim: Annotated[float, Field(ge=-1, le=1)]
+    max_statistics_difference: NotNegative
+    near_duplicate_levels: NotNegative
+    max_duplicates_across_splits: Size | None
+    max_near_duplicates_across_splits: Size | None
+    max_duplicates_within_splits: Size | None
+    max_label_conflicts: Size | None
+    max_unreadable_share: MostShare
+    max_left_out_share: MostShare
+    min_images_per_class: Count
+    max_class_ratio: Annotated[float, Field(ge=1)] | None
+    tiny_px: Size
+    max_tiny_share: MostShare
+    blank_std: NotNegative
+    max_blank_share: MostShare
     workers: Size
 
 
@@ -256,6 +286,7 @@ class Params:
 
     unzip: Unzip
     preprocess: Preprocess
+    evaluate: Evaluate
     train: Train
     transfer: Transfer
     select: Select

@@ -29,13 +29,20 @@ from core.errors import ImageError
 from core.image import FORMATS
 from core.image import preprocess as to_pixels
 from core.recipe import Recipe
-from core.types import Pixels
 from pipeline import similarity
 from pipeline.archive import SPLITS
-from pipeline.dataset import Row, Triple, Unreadable, prepared, read_manifest, write_meta
+from pipeline.dataset import (
+    Row,
+    Triple,
+    Unreadable,
+    channel_figures,
+    prepared,
+    read_manifest,
+    write_meta,
+)
 from pipeline.params import Preprocess, RecipeParams
 from pipeline.pool import mapped
-from pipeline.shelf import Cooked, Facts, Shelf, Writer
+from pipeline.shelf import Cooked, Shelf, Writer
 from pipeline.similarity import fingerprint
 from pipeline.stage import console, counted, run, shown
 from pipeline.unzip import IMAGES
@@ -178,23 +185,16 @@ def _cook(path: Path, recipe: Recipe, max_pixels: int) -> Cooked | Unreadable:
         return Unreadable(str(path), _sha256(data), str(error))
     one = fingerprint(pixels)
     size = (str(info.width_px), str(info.height_px))
-    facts: Facts = (_sha256(data), *size, info.format, _mode(path), *_statistics(pixels))
-    return Cooked(pixels, one.thumbnail, (*facts, f"{one.dhash:016x}"))
+    mean, std = channel_figures(pixels)
+    figures = [f"{figure:.8f}" for figure in (*mean, *std)]
+    facts = (_sha256(data), *size, info.format, _mode(path), *figures, f"{one.dhash:016x}")
+    return Cooked(pixels, one.thumbnail, facts)
 
 
 def _mode(path: Path) -> str:
     """Pillow's name for the kind of pixels in a file that has been decoded before."""
     with Image.open(path, formats=FORMATS) as image:
         return image.mode
-
-
-def _statistics(pixels: Pixels) -> Iterator[str]:
-    """Mean per channel, then standard deviation per channel, of the scale 0..1."""
-    counts = np.array(Image.fromarray(pixels).histogram()).reshape(3, 256)
-    values = np.arange(256) / 255
-    mean = counts @ values / counts[0].sum()
-    variance = counts @ values**2 / counts[0].sum() - mean**2
-    return (f"{value:.8f}" for value in (*mean, *np.sqrt(np.maximum(variance, 0))))
 
 
 def _tell(name: str, size_px: int, total: int, new: int, unreadable: list[Unreadable]) -> None:

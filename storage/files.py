@@ -67,12 +67,14 @@ def put(source: Path, stamp: Stamp, folder: Path, tag: str, sha256: str | None) 
     Raises `OSError`; the file is then where it was.
     """
     make_folder(folder)
-    targets = list(_candidates(folder, source.name, tag))
-    for target in targets:
-        if _is_ours(target, stamp):
-            return target
-    free = (target for target in targets if _is_free(target))
-    for target in free:
+    if _may_have_another_name(source):
+        for target in _candidates(folder, source.name, tag):
+            if _is_ours(target, stamp):
+                return target
+    for target in _candidates(folder, source.name, tag):
+        if not _is_free(target):
+            continue
+        targets = _candidates(folder, source.name, tag)
         try:
             return target if _link(source, stamp, target) else _copy_made(targets, stamp, sha256)
         except FileExistsError:
@@ -216,6 +218,14 @@ def _cut(name: bytes, limit: int) -> bytes:
 def _is_free(target: Path) -> bool:
     """Whether nobody has this name, nor the name of its reason."""
     return not (os.path.lexists(target) or os.path.lexists(reason_path(target)))
+
+
+def _may_have_another_name(source: Path) -> bool:
+    """False only for a file that nobody has linked: then no link of ours need be looked for."""
+    try:
+        return source.lstat().st_nlink > 1
+    except _GONE:
+        return True
 
 
 def _is_ours(target: Path, stamp: Stamp) -> bool:

@@ -6,6 +6,7 @@ go next.
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -153,9 +154,13 @@ def backlog(
     limit: int,
     is_wanted: Callable[[str, Stamp], bool],
     *,
+    held: AbstractSet[str] = frozenset(),
     newest_first: bool = False,
 ) -> Backlog:
-    """Up to `limit` files that are wanted, by their time, in memory for twice that many."""
+    """Up to `limit` files that are wanted, by their time, in memory for twice that many.
+
+    `held` ones are counted, but take no place among the first.
+    """
     sign = -1 if newest_first else 1
     best: list[tuple[int, str, Stamp]] = []
     files, oldest_s = 0, None
@@ -165,6 +170,8 @@ def backlog(
             continue
         files += 1
         oldest_s = found.arrived_s if oldest_s is None else min(oldest_s, found.arrived_s)
+        if found.path in held:
+            continue
         best.append((sign * stamp.mtime_ns, found.path, stamp))
         if len(best) >= 2 * limit:
             _trim(best, limit)

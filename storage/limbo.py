@@ -15,12 +15,14 @@ from core.settings import Settings
 from storage.inbox import Found, Walk, Why
 from storage.pause import paused_since
 from storage.rules import EMPTY_PATIENCE, RESERVED, Rules
-from storage.store import Store, Waiting
+from storage.store import LONGEST_HOLD, Store, Waiting
 
 State = Literal[
     "settling", "waiting", "paused", "claimed", "retry", "filing",
     "ignored", "special", "unmarked", "mark", "orphan", "unseen",
 ]  # fmt: skip
+
+_CLOCKS_DIFFER_S = 60.0
 
 _NOT_OURS: Mapping[Why, str] = {
     "ignored": "ignored by the pattern {}",
@@ -81,7 +83,7 @@ class Limbo:
         if held.state == "waiting":
             text = held.error or "an error of an earlier attempt"
             return self._told(found, "retry", text, held)
-        if held.until > self._now:
+        if self._now < held.until <= self._now + LONGEST_HOLD:
             return self._told(found, "claimed", f"being worked on by {_who(held.owner)}", held)
         return self._told(found, "waiting", "an attempt broke off; it is taken up again", held)
 
@@ -94,8 +96,8 @@ class Limbo:
         settled_s = found.arrived_s + patience_s
         if self._paused:
             return self._told(found, "paused", "`pigeonhole resume` goes on")
-        # A time ahead of ours is of a clock that is wrong, not of a file that is young.
-        if found.arrived_s <= self._now.timestamp() < settled_s:
+        # A time far ahead of ours is of a clock that is wrong, not of a file that is young.
+        if found.arrived_s - _CLOCKS_DIFFER_S <= self._now.timestamp() < settled_s:
             text = "empty so far" if empty else "too young: somebody may still be writing it"
             until = datetime.fromtimestamp(settled_s, UTC)
             return Explained(found.path, "settling", text, _moment(found), until)

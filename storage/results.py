@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -179,29 +179,34 @@ def decode_cursor(cursor: str, order: Order) -> int:
 
 def from_row(row: Row[Any]) -> Result:
     """One database row as a `Result`."""
+    return from_mapping(row._asdict())
+
+
+def from_mapping(row: Mapping[str, Any]) -> Result:
+    """The columns of one row as a `Result`, read or about to be written."""
     return Result(
-        id=row.id,
-        filename=row.filename,
-        source=row.source,
-        status=row.status,
-        label=row.label,
-        confidence=row.confidence,
-        scores=tuple(LabelScore(label, score) for label, score in row.scores),
-        needs_review=row.needs_review,
-        corrected_label=row.corrected_label,
-        reviewed_at=row.reviewed_at,
-        error=ResultError(row.error_code, row.error_detail) if row.error_code else None,
-        sha256=row.sha256,
-        size_bytes=row.size_bytes,
-        width_px=row.width_px,
-        height_px=row.height_px,
-        format=row.format,
-        path=row.path,
-        duplicate_of=row.duplicate_of,
-        model=ModelRef(row.model_name, row.model_version),
-        received_at=row.received_at,
-        classified_at=row.classified_at,
-        latency_ms=row.latency_ms,
+        id=row["id"],
+        filename=row["filename"],
+        source=row["source"],
+        status=row["status"],
+        label=row["label"],
+        confidence=row["confidence"],
+        scores=tuple(LabelScore(label, score) for label, score in row["scores"]),
+        needs_review=row["needs_review"],
+        corrected_label=row["corrected_label"],
+        reviewed_at=row["reviewed_at"],
+        error=ResultError(row["error_code"], row["error_detail"]) if row["error_code"] else None,
+        sha256=row["sha256"],
+        size_bytes=row["size_bytes"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        format=row["format"],
+        path=row["path"],
+        duplicate_of=row["duplicate_of"],
+        model=ModelRef(row["model_name"], row["model_version"]),
+        received_at=row["received_at"],
+        classified_at=row["classified_at"],
+        latency_ms=row["latency_ms"],
     )
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     or_,
     select,
     tuple_,
@@ -50,12 +51,14 @@ from storage.results import (
     Source,
     conditions,
     encode_cursor,
+    from_mapping,
     from_row,
     page_query,
 )
 from storage.schema import deliveries, results
 
 _T = TypeVar("_T")
+LONGEST_HOLD = timedelta(minutes=3)  # no lease and no back-off is longer
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _STREAM_ROWS = 500
 _LOOKUP_ROWS = 500  # values in one IN (...)
@@ -272,7 +275,7 @@ class Store:
         """
         idle = or_(
             deliveries.c.state == "kept",
-            and_(deliveries.c.state.in_(("claimed", "waiting")), deliveries.c.lease_until <= now),
+            and_(deliveries.c.state.in_(("claimed", "waiting")), _is_free(now)),
         )
         with self.database.read() as connection:
             rows: Sequence[Any] = connection.execute(
@@ -298,9 +301,7 @@ class Store:
 
     def held(self, now: datetime) -> set[str]:
         """Paths that nobody may claim now: in work, or waiting for their retry."""
-        query = select(deliveries.c.path).where(
-            deliveries.c.state != "kept", deliveries.c.lease_until > now
-        )
+        query = select(deliveries.c.path).where(deliveries.c.state != "kept", not_(_is_free(now)))
         with self.database.read() as connection:
             return {_path(path) for path in connection.scalars(query)}
 
@@ -353,8 +354,7 @@ class Store:
                 connection.execute(insert(results), new)
                 if self._with_outbox:
                     outbox.add(connection, [row["id"] for row in new], now)
-            written = _by_id(connection, [row["id"] for row in new])
-        return [written[row["id"]] if row else None for row in rows]
+        return [from_mapping(row) if row else None for row in rows]
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
         """Close deliveries whose files are put away: (delivery id, where the file is now).
@@ -384,7 +384,7 @@ class Store:
         with self.database.write() as connection:
             taken = connection.execute(
                 update(deliveries)
-                .where(deliveries.c.state == "classified", deliveries.c.lease_until <= now)
+                .where(deliveries.c.state == "classified", _is_free(now))
                 .values(owner=owner, lease_until=until)
                 .returning(*deliveries.c)
             ).all()
@@ -498,6 +498,12 @@ class Store:
         return held
 
 
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    """Whether nobody holds a delivery any more: also when the clock was set back since."""
+    until = deliveries.c.lease_until
+    return or_(until <= now, until > now + LONGEST_HOLD)
+
+
 def _quarantined_at(path: str) -> ColumnElement[bool]:
     return and_(results.c.status == "quarantined", results.c.path == path)
 
@@ -519,19 +525,11 @@ def _take_over(
         .where(
             tuple_(*_IDENTITY).in_(wanted),
             columns.state.in_(("claimed", "waiting")),
-            columns.lease_until <= now,
+            _is_free(now),
         )
         .values(state="claimed", owner=owner, lease_until=until, attempts=columns.attempts + 1)
         .returning(*columns)
     )
-
-
-def _by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Result]:
-    found: dict[str, Result] = {}
-    for chunk in _chunks(ids):
-        query = select(results).where(results.c.id.in_(chunk))
-        found |= {row.id: from_row(row) for row in connection.execute(query)}
-    return found
 
 
 def _name_originals(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -577,6 +575,8 @@ def _result_row(
         "label": prediction.label if prediction else None,
         "confidence": prediction.confidence if prediction else None,
         "scores": [[score.label, score.score] for score in prediction.scores] if prediction else [],
+        "corrected_label": None,
+        "reviewed_at": None,
         "needs_review": prediction is not None and doubt.is_about(prediction, identifier),
         "error_code": failure.code if failure else None,
         "error_detail": _text(failure.detail) if failure else None,

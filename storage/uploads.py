@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -54,17 +55,25 @@ def receive(home: Path, data: bytes) -> Path:
     return part
 
 
-def keep(home: Path, part: Path, file_format: str) -> str:
-    """Give the bytes their lasting name; returns it as rows have it. Raises `CannotStoreError`."""
-    suffix = _SUFFIXES.get(file_format, file_format.lower())
-    target = _folder(home, part) / f"{part.name}.{suffix}"
+def keep(home: Path, parts: Sequence[tuple[Path, str]]) -> list[str]:
+    """Give the bytes, each with its format, their lasting names; returns those as rows have them.
+
+    Raises `CannotStoreError`. May be repeated.
+    """
+    targets = [_folder(home, part) / f"{part.name}.{_suffix(form)}" for part, form in parts]
     try:
-        make_folder(target.parent)
-        give_name(part, target)
-        sync_folders([target.parent])
+        for (part, _), target in zip(parts, targets, strict=True):
+            make_folder(target.parent)
+            with contextlib.suppress(FileExistsError):  # no two have the name of one UUID
+                give_name(part, target)
+        sync_folders(target.parent for target in targets)
     except OSError as error:
         raise _cannot_store(error) from error
-    return str(target.relative_to(home))
+    return [str(target.relative_to(home)) for target in targets]
+
+
+def _suffix(file_format: str) -> str:
+    return _SUFFIXES.get(file_format, file_format.lower())
 
 
 def settle(database: Database, home: Path, part: Path) -> None:

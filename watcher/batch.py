@@ -1,8 +1,14 @@
-"""One batch: claim, read once, classify, commit, put away. It may be stopped after any step."""
+"""One batch: claim, read once, classify, commit, put away. It may be stopped after any step.
+
+Batches overlap: while the engine classifies one, the one before is committed and put away on a
+thread of its own, and the next is claimed and read.
+"""
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
@@ -13,7 +19,7 @@ import structlog
 from core.engine import Engine
 from core.names import written
 from core.settings import Settings
-from core.types import Delivery, Failure, ImageRef, Outcome, Stamp
+from core.types import Delivery, Failure, ImageRef, ModelRef, Outcome, Stamp
 from monitoring.metrics import Metrics
 from storage import files
 from storage.results import Result
@@ -26,7 +32,8 @@ log = structlog.get_logger(__name__)
 LEASE_S = 60.0
 SHARED_ATTEMPTS = 3  # from then on a file is worked on alone: it may be the one that kills us
 MAX_ATTEMPTS = 6  # and then it is given up
-BATCH_BYTES = 64 * 1024**2  # in memory at once, unless a single file is larger
+BATCH_BYTES = 32 * 1024**2  # of one batch, unless a single file is larger
+AHEAD = 2  # batches that are read or classified while one is committed and put away
 _BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image
 _RETRY_S = (1, 2, 4, 8, 15, 30, 60)
 
@@ -62,6 +69,20 @@ class _Image:
     started_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A batch that is claimed and read; its outcomes, by sha256, are on their way."""
+
+    images: Sequence[_Image]
+    outcomes: Mapping[str, Future[Outcome]]
+    model: ModelRef
+    first_seen_s: Mapping[str, float]
+    put_off: int
+
+
+Batch = tuple[Mapping[str, Stamp], Mapping[str, float]]  # by path: the file, and when it was seen
+
+
 class Worker:
     """Takes batches of settled files from the inbox to their rows and their folders."""
 
@@ -80,24 +101,32 @@ class Worker:
         self._heartbeat = heartbeat
         self._me = owner.this_process()
 
-    def work(self, batch: Mapping[str, Stamp], first_seen_s: Mapping[str, float]) -> Tally:
-        """A row for each file that can be claimed; `first_seen_s` is on the monotonic clock.
+    def work(self, files: Mapping[str, Stamp], first_seen_s: Mapping[str, float]) -> Tally:
+        """One batch and nothing beside it, see `work_through`."""
+        return sum(self.work_through([(files, first_seen_s)]), Tally())
+
+    def work_through(self, batches: Iterable[Batch]) -> Iterator[Tally]:
+        """A row for each file that can be claimed; times are on the monotonic clock.
 
         Files that somebody else holds or that must wait for a retry are put off. A file that was
-        claimed often, and so was there when the process died, is worked on alone.
+        claimed often, and so was there when the process died, is worked on alone. Whatever ends
+        this early, `batches` too, what is on its way is finished first.
         """
-        claimed = self._store.claim(list(batch.items()), self._me, _now(), LEASE_S)
-        tally = Tally(put_off=len(batch) - len(claimed))
-        suspects = [item for item in claimed if item.attempts > SHARED_ATTEMPTS]
-        if suspects and len(claimed) > 1:
-            self._store.release(suspects)
-            claimed = [item for item in claimed if item not in suspects]
-        else:
-            suspects = []
-        tally += self._through(claimed, first_seen_s)
-        for suspect in sorted(suspects, key=lambda item: item.attempts):
-            tally += self.work({suspect.path: suspect.stamp}, first_seen_s)
-        return tally
+        with ThreadPoolExecutor(1, thread_name_prefix="filing") as filing:
+            under_way: deque[tuple[_Asked, Future[Tally]]] = deque()
+            for files, first_seen_s in batches:
+                claimed, suspects = self._claim(files, is_alone=not under_way)
+                put_off = len(files) - len(claimed) - len(suspects)
+                asked = self._ask(
+                    claimed, first_seen_s, put_off, [before for before, _ in under_way]
+                )
+                under_way.append((asked, filing.submit(self._finish, asked)))
+                while len(under_way) > (0 if suspects else AHEAD):
+                    yield under_way.popleft()[1].result()
+                for suspect in suspects:
+                    yield self.work({suspect.path: suspect.stamp}, first_seen_s)
+            while under_way:
+                yield under_way.popleft()[1].result()
 
     def recover(self, *, after_fault: bool = False) -> int:
         """Put away what somebody who died has left: rows that stand, files still in the inbox.
@@ -119,22 +148,65 @@ class Worker:
 
     # --- the steps ---------------------------------------------------------------------------
 
-    def _through(self, claimed: Sequence[Delivery], first_seen_s: Mapping[str, float]) -> Tally:
+    def _claim(
+        self, files: Mapping[str, Stamp], *, is_alone: bool
+    ) -> tuple[list[Delivery], list[Delivery]]:
+        """What is ours now, and the suspects: those were given back, to be worked on alone."""
+        claimed = self._store.claim(list(files.items()), self._me, _now(), LEASE_S)
+        suspects = [item for item in claimed if item.attempts > SHARED_ATTEMPTS]
+        if not suspects or (is_alone and len(claimed) == 1):
+            return claimed, []
+        self._store.release(suspects)
+        rest = [item for item in claimed if item not in suspects]
+        return rest, sorted(suspects, key=lambda item: item.attempts)
+
+    def _ask(
+        self,
+        claimed: Sequence[Delivery],
+        first_seen_s: Mapping[str, float],
+        put_off: int,
+        before: Iterable[_Asked],
+    ) -> _Asked:
+        """Read, and hand to the engine what is new to it: the same bytes are inferred once.
+
+        They may be known from this batch, from one `before` that is still on its way, or from any
+        row of this very model.
+        """
         images = [image for image in map(self._read, claimed) if image is not None]
-        if not images:
-            return Tally(put_off=len(claimed))
-        finished = self._without_heartbeat(self._classify(images))
-        filings = self._record(finished)
+        model = self._engine.bundle.ref
+        contents = {
+            image.ref.sha256: image.content
+            for image in images
+            if not isinstance(image.content, Failure)
+        }
+        outcomes = {
+            digest: future
+            for asked in before
+            for digest, future in asked.outcomes.items()
+            if digest in contents
+        }
+        known = self._store.known([each for each in contents if each not in outcomes], model)
+        outcomes |= {digest: _done(outcome) for digest, outcome in known.items()}
+        fresh = [digest for digest in contents if digest not in outcomes]
+        futures = self._engine.submit_all(contents[digest] for digest in fresh)
+        outcomes |= zip(fresh, futures, strict=True)
+        put_off += len(claimed) - len(images)
+        return _Asked(images, outcomes, model, first_seen_s, put_off)
+
+    def _finish(self, asked: _Asked) -> Tally:
+        """Wait for the outcomes, commit them, put the files away."""
+        finished = self._without_heartbeat(self._finished(asked))
+        filings = self._record(finished, asked.model)
         now_s = time.monotonic()
         for filing, outcome in filings:
-            seen_s = first_seen_s.get(filing.delivery.path)
+            seen_s = asked.first_seen_s.get(filing.delivery.path)
             age_s = None if seen_s is None else now_s - seen_s
             self._metrics.finished(outcome, "watcher", age_s)
             _tell(filing)
         self._put_away([filing for filing, _ in filings])
         bad = sum(isinstance(outcome, Failure) for _, outcome in filings)
-        beats = len(images) - len(finished)
-        return Tally(len(filings) - bad, bad, len(claimed) - beats - len(filings))
+        put_off = asked.put_off + len(finished) - len(filings)
+        return Tally(len(filings) - bad, bad, put_off)
 
     def _read(self, delivery: Delivery) -> _Image | None:
         started_s = time.monotonic()
@@ -180,17 +252,8 @@ class Worker:
         self._metrics.error(reason.code)
         log.warning("cannot read", file=delivery.path, reason=reason.detail, again_in_s=delay_s)
 
-    def _classify(self, images: Sequence[_Image]) -> list[Finished]:
-        """The same bytes are inferred once: in this batch, or ever by this very model."""
-        contents = {
-            image.ref.sha256: image.content
-            for image in images
-            if not isinstance(image.content, Failure)
-        }
-        outcomes: dict[str, Outcome] = {**self._store.known(contents, self._engine.bundle.ref)}
-        fresh = [digest for digest in contents if digest not in outcomes]
-        answers = self._engine.classify([contents[digest] for digest in fresh])
-        outcomes |= zip(fresh, answers, strict=True)
+    def _finished(self, asked: _Asked) -> list[Finished]:
+        outcomes = {digest: future.result() for digest, future in asked.outcomes.items()}
         done_s = time.monotonic()
         return [
             Finished(
@@ -204,7 +267,7 @@ class Worker:
                 latency_ms=(done_s - image.started_s) * 1000,
                 delivery=image.delivery,
             )
-            for image in images
+            for image in asked.images
         ]
 
     def _without_heartbeat(self, finished: Sequence[Finished]) -> list[Finished]:
@@ -223,13 +286,17 @@ class Worker:
         name = {"sort": "sorted", "archive": "archive"}.get(self._settings.after)
         return self._settings.home / name if name else None
 
-    def _record(self, finished: Sequence[Finished]) -> list[tuple[Filing, Outcome]]:
+    def _record(
+        self, finished: Sequence[Finished], model: ModelRef
+    ) -> list[tuple[Filing, Outcome]]:
         """Commit; what somebody else has taken over meanwhile is left to them."""
+        if not finished:
+            return []
         started = time.perf_counter()
         results = self._store.record(
             finished,
             source="watcher",
-            model=self._engine.bundle.ref,
+            model=model,
             min_confidence=self._settings.min_confidence,
             audit_share=self._settings.audit_share,
             now=_now(),
@@ -245,6 +312,8 @@ class Worker:
 
     def _put_away(self, filings: Sequence[Filing]) -> None:
         """Link all, sync, unlink all, sync, close; the next start finishes what a crash left."""
+        if not filings:
+            return
         started = time.perf_counter()
         placed: list[tuple[Filing, Path | None]] = []
         hindrance: OSError | None = None
@@ -324,6 +393,12 @@ class Worker:
             return True  # gone: `put` finds the link that was made, or nothing
         except OSError:
             return True
+
+
+def _done(outcome: Outcome) -> Future[Outcome]:
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
 
 
 def _tell(filing: Filing) -> None:

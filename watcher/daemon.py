@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from storage.pause import paused_since
 from storage.rules import Rules
 from storage.store import Store
 from watcher import faults
-from watcher.batch import BATCH_BYTES, Tally, Worker
+from watcher.batch import BATCH_BYTES, Batch, Tally, Worker
 from watcher.faults import PausedError
 from watcher.gate import Gate
 from watcher.heartbeat import Heartbeat
@@ -289,12 +289,10 @@ class Watcher:
         listing = self._backlog.first | self._heartbeat.look()
         settled = self._settle(listing, arrived, woken=woken)
         scan_s = time.monotonic() - started_s
-        tally = Tally()
-        for batch in self._batches(settled.ready, listing):
-            self._gate.check()
-            tally += self._work(batch)
-            if time.monotonic() - started_s > max(_TURN_S, _SCAN_SHARE * scan_s):
-                break
+        batches = self._timely(
+            self._batches(settled.ready, listing), started_s + max(_TURN_S, _SCAN_SHARE * scan_s)
+        )
+        tally = self._work_through(batches)
         if tally.done and self._settings.after == "keep":
             self._kept = dict(self._store.kept())
         if not tally.done:
@@ -306,13 +304,12 @@ class Watcher:
         held: set[str] = set()
         if self._backlog.files > _WINDOW_FILES:  # then what must wait would take places of others
             held = self._store.held(datetime.now(UTC))
-        newest_first = self._settings.order == "newest"
-        walk = Walk(self._settings.inbox, self._rules)
         return backlog(
-            walk,
+            Walk(self._settings.inbox, self._rules),
             _WINDOW_FILES,
-            lambda path, stamp: path not in held and self._is_news(path, stamp),
-            newest_first=newest_first,
+            self._is_news,
+            held=held,
+            newest_first=self._settings.order == "newest",
         )
 
     def _reconcile(self) -> None:
@@ -364,15 +361,31 @@ class Watcher:
         if batch:
             yield batch
 
-    def _work(self, batch: Mapping[str, Stamp]) -> Tally:
+    def _timely(
+        self, batches: Iterable[dict[str, Stamp]], end_s: float
+    ) -> Iterator[dict[str, Stamp]]:
+        """These batches while the gate is open and the listing is not too old."""
+        for batch in batches:
+            self._gate.check()
+            yield batch
+            if time.monotonic() > end_s:
+                return
+
+    def _work_through(self, batches: Iterable[Mapping[str, Stamp]]) -> Tally:
+        total = Tally()
+        for tally in self._worker.work_through(map(self._seen_as, batches)):
+            total += tally
+            self._turned_s = time.monotonic()
+        return total
+
+    def _seen_as(self, batch: Mapping[str, Stamp]) -> Batch:
+        """The batch, and when each of its files was first seen."""
         first_seen_s = {path: self._seen[path].first_s for path in batch}
         now_s = time.monotonic()
         for path, seen_s in first_seen_s.items():
             if path != self._heartbeat.name:
                 self._metrics.stage("settle", now_s - seen_s)
-        tally = self._worker.work(batch, first_seen_s)
-        self._turned_s = time.monotonic()
-        return tally
+        return batch, first_seen_s
 
     def _is_news(self, path: str, stamp: Stamp) -> bool:
         """Whether policy `keep` has not left this file in the inbox."""

@@ -45,13 +45,12 @@ class Lookout:
         return self._waker.arrived()
 
     def supervise(self) -> bool:
-        """Called about once a second; True when a new waker began, so that a scan must follow."""
+        """Called about once a second; True when a scan must follow: the way of hearing changed."""
         is_new = not self._waker.is_healthy()
         if is_new:
             self._begin_anew()
         self._waker.listen()
-        self._tell()
-        return is_new
+        return self._tell() or is_new
 
     def complaint(self) -> str | None:
         """What /readyz says: events have stopped, and nobody has begun anew yet."""
@@ -68,9 +67,11 @@ class Lookout:
         self._waker = wakers.start(self._inbox)
         self._overflows = 0
 
-    def _tell(self) -> None:
+    def _tell(self) -> bool:
+        """Tell log and metrics what has changed; returns whether the mode or its reason has."""
         now = (self._waker.mode, self._waker.complaint)
-        if now != self._told:
+        is_news = now != self._told
+        if is_news:
             self._metrics.watcher_mode(self._waker.mode)
             if self._waker.mode == "polling":
                 log.warning("looking every few seconds", reason=self._waker.complaint)
@@ -79,3 +80,4 @@ class Lookout:
         self._told = now
         self._metrics.overflowed(self._waker.overflows - self._overflows)
         self._overflows = self._waker.overflows
+        return is_news

@@ -211,6 +211,22 @@ def test_a_version_is_found_by_its_beginning(registry: Registry, rgb_bundle: Pat
             registry.find(nonsense)
 
 
+def driven(action: str, bundle: Path, homes: list[Path]) -> list[str]:
+    """How the attempt in each home ended: killed one step later each time, the last in peace."""
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), action, str(bundle), *map(str, homes)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    ends = done.stdout.split()
+    assert ends[-1] == "0"
+    assert len(ends) > 4
+    assert set(ends[:-1]) == {"killed"}
+    return ends
+
+
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 def test_killed_between_any_two_steps_the_old_or_the_new_model_serves(
     action: str, tmp_path: Path, rgb_bundle: Path, french_bundle: Path
@@ -224,17 +240,7 @@ def test_killed_between_any_two_steps_the_old_or_the_new_model_serves(
     homes = [tmp_path / f"home-{number}" for number in range(60)]
     for home in homes:
         shutil.copytree(template.home, home, symlinks=True)
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), action, str(french_bundle), *map(str, homes)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    ends = done.stdout.split()
-    assert ends[-1] == "0"
-    assert len(ends) > 4
-    assert set(ends[:-1]) == {"killed"}
+    ends = driven(action, french_bundle, homes)
     served = [serving(Registry(home)) for home in homes[: len(ends)]]
     assert set(served) == {before, after}
     assert served == sorted(served, key=(before, after).index)  # one moment, no way back
@@ -250,6 +256,23 @@ def test_killed_between_any_two_steps_the_old_or_the_new_model_serves(
         back = registry.rollback("and back").name  # ... and the way back is known
         assert back == ("rgb" if action == "promote" else read_manifest(STARTER).name)
         assert not list((home / "models" / "bundles").glob(".*"))
+
+
+def test_killed_while_a_folder_by_hand_gives_way_nothing_is_lost(
+    tmp_path: Path, rgb_bundle: Path, french_bundle: Path
+) -> None:
+    """A folder cannot be swapped for a link in one step: between two, the starter may serve."""
+    homes = [tmp_path / f"home-{number}" for number in range(80)]
+    for home in homes:
+        shutil.copytree(rgb_bundle, home / "models" / "current")
+    ends = driven("promote", french_bundle, homes)
+    for home in homes[: len(ends)]:
+        registry = Registry(home)
+        assert serving(registry) in ("rgb", "french", read_manifest(STARTER).name)
+        registry.install(rgb_bundle)  # whatever is done next clears up
+        assert serving(registry) in ("rgb", "french")
+        promoted(registry, french_bundle)
+        assert registry.rollback("and back").name == "rgb"
 
 
 def test_promotions_at_once_stand_in_line(

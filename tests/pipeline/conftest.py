@@ -152,6 +152,7 @@ def small(repository: Path) -> Params:
         params,
         unzip=dataclasses.replace(params.unzip, archive="data/shapes.zip", workers=1),
         preprocess=dataclasses.replace(params.preprocess, workers=1, recipes=sizes),
+        evaluate=dataclasses.replace(params.evaluate, workers=1),
         train=dataclasses.replace(
             params.train,
             threads=1,

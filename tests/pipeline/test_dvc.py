@@ -18,10 +18,10 @@ from core.bundle import Bundle
 from pipeline import params as params_file
 from pipeline.params import Params
 
-SECTIONS = ["unzip", "preprocess", "train", "transfer", "select", "calibrate", "export"]
+SECTIONS = ["unzip", "preprocess", "evaluate", "train", "transfer", "select", "calibrate", "export"]
 TRAINED = ["train@cnn1", "train@residual"]
 AFTER = ["select", "calibrate", "export"]
-STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", *TRAINED, *AFTER]
+STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "evaluate", *TRAINED, *AFTER]
 
 Dvc = Callable[..., list[str]]
 
@@ -98,7 +98,15 @@ def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
     lock = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]
     (small,) = lock["preprocess@small"]["outs"]
     assert first.lineage["prepared_md5"] == small["md5"]
-    assert first.lineage["zip_md5"] == lock["unzip"]["deps"][0]["md5"]
+    (archive,) = (d for d in lock["unzip"]["deps"] if d["path"] == "data/shapes.zip")
+    assert first.lineage["zip_md5"] == archive["md5"]
+
+    edit("unzip.max_ratio", 300)
+    assert dvc("repro") == ["unzip"]
+    edit("evaluate.min_ssim", 0.5)
+    assert dvc("repro") == ["evaluate"]
+    edit("preprocess.max_pixels", 1_000_000)
+    assert sorted(dvc("repro")) == ["preprocess@imagenet", "preprocess@small"]
 
     edit("train.variants.cnn1.learning_rate", 0.02)
     assert dvc("repro") == ["train@cnn1", *AFTER]
@@ -135,7 +143,7 @@ def test_dvc_lock_was_made_from_the_committed_zip_and_params(repository: Path) -
     trained = [f"train@{name}" for name in params["train"]["run"]]
     trained += [f"transfer@{name}" for name in params["transfer"]["run"]]
     prepared = [f"preprocess@{name}" for name in params["preprocess"]["recipes"]]
-    assert set(lock) <= {"unzip", *prepared, *trained, *AFTER}
+    assert set(lock) <= {"unzip", *prepared, "evaluate", *trained, *AFTER}
     for stage in lock.values():
         for key, value in stage["params"]["params.yaml"].items():
             assert value == functools.reduce(dict.__getitem__, key.split("."), params)

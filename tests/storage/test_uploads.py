@@ -33,7 +33,7 @@ def files(home: Path) -> list[str]:
 
 def test_the_name_tells_the_day_and_the_format(tmp_path: Path) -> None:
     part = uploads.receive(tmp_path, DATA)
-    kept = uploads.keep(tmp_path, part, "JPEG")
+    (kept,) = uploads.keep(tmp_path, [(part, "JPEG")])
 
     assert kept == f"uploads/{kept.split('/')[1]}/{part.name}.jpg"
     assert (tmp_path / kept).read_bytes() == DATA
@@ -41,7 +41,7 @@ def test_the_name_tells_the_day_and_the_format(tmp_path: Path) -> None:
 
 def test_one_that_died_before_the_row_leaves_nothing_for_ever(tmp_path: Path, store: Store) -> None:
     uploads.receive(tmp_path / "home", DATA)
-    uploads.keep(tmp_path / "home", uploads.receive(tmp_path / "home", DATA), "PNG")
+    uploads.keep(tmp_path / "home", [(uploads.receive(tmp_path / "home", DATA), "PNG")])
     assert len(files(tmp_path / "home")) == 3
 
     assert uploads.settle_stale(store.database, tmp_path / "home") == 0  # somebody may be at work
@@ -54,7 +54,7 @@ def test_one_that_died_after_the_row_loses_nothing(
     tmp_path: Path, store: Store, commit: Callable[[str], Result]
 ) -> None:
     home = tmp_path / "home"
-    row = commit(uploads.keep(home, uploads.receive(home, DATA), "PNG"))
+    row = commit(uploads.keep(home, [(uploads.receive(home, DATA), "PNG")])[0])
 
     uploads.settle_stale(store.database, home, older_than_s=-1)
 
@@ -65,8 +65,8 @@ def test_twins_do_not_settle_each_other(
     tmp_path: Path, store: Store, commit: Callable[[str], Result]
 ) -> None:
     home = tmp_path / "home"
-    row = commit(uploads.keep(home, uploads.receive(home, DATA), "PNG"))
-    uploads.keep(home, uploads.receive(home, DATA), "PNG")
+    row = commit(uploads.keep(home, [(uploads.receive(home, DATA), "PNG")])[0])
+    uploads.keep(home, [(uploads.receive(home, DATA), "PNG")])
 
     uploads.settle_stale(store.database, home, older_than_s=-1)
 

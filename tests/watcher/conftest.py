@@ -1,11 +1,15 @@
 """A home with the brightest-channel model, and real watcher processes in it."""
 
+import ctypes
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from monitoring.metrics import Metrics
 from storage.results import Result, ResultFilter
 from storage.store import Store
 from watcher.batch import Worker
+from watcher.daemon import Watcher
 
 
 @pytest.fixture
@@ -100,3 +105,70 @@ def until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return until
+
+
+@pytest.fixture
+def watch(engine: Engine, settings: Settings, metrics: Metrics) -> Iterator[Callable[..., Watcher]]:
+    """`watch(after="keep")`: a watcher on a thread of this process; all are ended.
+
+    `as_anybody=True` takes root's power over permissions from its thread, if we are root.
+    """
+    with ExitStack() as running:
+
+        def begin(*, as_anybody: bool = False, **changed: object) -> Watcher:
+            mine = settings.model_copy(update=changed)
+            store = Store.open(mine.database_url)
+            running.callback(store.close)
+            watcher = Watcher(mine, store, engine, metrics)
+            running.callback(watcher.close)
+
+            def turn() -> None:
+                if as_anybody:
+                    give_up_permissions()
+                watcher.watch()
+
+            thread = threading.Thread(target=turn)
+            thread.start()
+            running.callback(thread.join)
+            running.callback(watcher.stop)
+            return watcher
+
+        yield begin
+
+
+def give_up_permissions() -> None:
+    """For this thread alone: root without the power to read and write what is forbidden."""
+    header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    data = ctypes.create_string_buffer(24)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, data) == 0
+    words = list(struct.unpack("6I", data.raw))
+    words[0] &= ~0b110  # effective: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, struct.pack("6I", *words)) == 0
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """`mount("-t", "tmpfs", "none", folder)`; the test is skipped where we may not."""
+    points: list[str] = []
+
+    def mount(*arguments: object) -> None:
+        words = [str(argument) for argument in arguments]
+        done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting needs root and CAP_SYS_ADMIN: {done.stderr.strip()}")
+        points.append(words[-1])
+
+    yield mount
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], capture_output=True, check=False)
+
+
+@pytest.fixture
+def unmount() -> Callable[[Path], None]:
+    """Take a mount away, whoever uses it."""
+
+    def unmount(folder: Path) -> None:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+    return unmount

@@ -2,15 +2,19 @@
 
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
+from core.bundle import Bundle, Manifest
 from core.engine import Engine
 from core.settings import After, Settings
-from core.types import Delivery, ImageRef, Stamp
+from core.types import Batch, Delivery, ImageRef, Outcome, Scores, Stamp
 from monitoring.metrics import Metrics
 from storage import files
 from storage.inbox import scan
@@ -377,3 +381,106 @@ def test_metrics_count_each_image_once(
     assert value("pigeonhole_drop_to_result_seconds_count", {"source": "watcher"}) == 2
     for stage in ("decode", "infer", "store", "file", "queue"):
         assert value("pigeonhole_stage_duration_seconds_count", {"stage": stage}), stage
+
+
+# Batches that overlap
+
+
+class Gated(Bundle):
+    """A real bundle that lets no more images through than `allowed`."""
+
+    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
+        super().__init__(manifest, session)
+        self.allowed = threading.Semaphore(2)  # for the two of the warm-up
+
+    def scores(self, images: Batch) -> Scores:
+        for _ in images:
+            assert self.allowed.acquire(timeout=90)
+        return super().scores(images)
+
+
+@pytest.fixture
+def gated(rgb_bundle: Path) -> Iterator[Gated]:
+    bundle = Gated.load(rgb_bundle)
+    yield bundle
+    bundle.allowed.release(1000)
+
+
+def one_by_one(home: Path) -> Iterator[tuple[dict[str, Stamp], dict[str, float]]]:
+    for path, stamp in sorted(scan(home / "inbox").items()):
+        yield {path: stamp}, {}
+
+
+def test_a_batch_is_filed_while_the_next_is_classified(
+    settings: Settings, store: Store, gated: Gated, metrics: Metrics, drop: Drop, rows: Rows,
+    home: Path, paint: Paint, until: Callable[..., None],
+) -> None:  # fmt: skip
+    for name, color in (("1.png", "red"), ("2.png", "lime"), ("3.png", "blue")):
+        drop(name, paint(color))
+    gated.allowed.release(1)
+    with Engine(gated, 1, 1_000_000) as engine, ThreadPoolExecutor(1) as pool:
+        worker = Worker(settings, store, engine, metrics)
+        work = pool.submit(lambda: sum(worker.work_through(one_by_one(home)), Tally()))
+        try:
+            until((home / "sorted/red/1.png").exists, "the first is filed")
+            until(lambda: not (home / "inbox/1.png").exists(), "and has left the inbox")
+            assert [row.label for row in rows()] == ["red"]
+        finally:
+            gated.allowed.release(2)
+        assert work.result() == Tally(classified=3)
+    assert [row.label for row in rows()] == ["red", "green", "blue"]
+
+
+def test_the_same_bytes_are_inferred_once_though_their_batches_overlap(
+    settings: Settings, store: Store, gated: Gated, metrics: Metrics, drop: Drop, rows: Rows,
+    home: Path, paint: Paint,
+) -> None:  # fmt: skip
+    for number in range(6):
+        drop(f"{number}.png", paint("red"))
+    gated.allowed.release(1)
+    with Engine(gated, 1, 1_000_000) as engine:
+        worker = Worker(settings, store, engine, metrics)
+        total = sum(worker.work_through(one_by_one(home)), Tally())
+    assert total == Tally(classified=6)
+    first, *others = rows()
+    assert first.duplicate_of is None
+    assert {row.duplicate_of for row in others} == {first.id}
+
+
+def test_a_suspect_is_worked_on_when_nothing_else_is_under_way(
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics, drop: Drop, home: Path,
+    paint: Paint, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, color in (("1.png", "red"), ("2.png", "lime"), ("3.png", "blue")):
+        drop(name, paint(color))
+    suspect = {"2.png": scan(home / "inbox")["2.png"]}
+    for _ in range(SHARED_ATTEMPTS):  # it was there so often when the process died
+        assert store.claim(list(suspect.items()), "a-host|boot|1|1", datetime.now(UTC), 0.0)
+    worker = Worker(settings, store, engine, metrics)
+    claimed_beside = []
+    submit_all = engine.submit_all
+
+    def look_first(images: Iterable[bytes]) -> list[Future[Outcome]]:
+        claimed_beside.append([item.path for item in store.waiting()])
+        return submit_all(images)
+
+    monkeypatch.setattr(engine, "submit_all", look_first)
+    total = sum(worker.work_through(one_by_one(home)), Tally())
+    assert total == Tally(classified=3)
+    assert ["2.png"] in claimed_beside
+
+
+def test_when_one_batch_fails_those_under_way_are_finished_and_the_error_is_told(
+    worker: Worker, drop: Drop, rows: Rows, home: Path, paint: Paint
+) -> None:
+    for name, color in (("1.png", "red"), ("2.png", "lime")):
+        drop(name, paint(color))
+
+    def then_the_disk_fails() -> Iterator[tuple[dict[str, Stamp], dict[str, float]]]:
+        yield from one_by_one(home)
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(worker.work_through(then_the_disk_fails()))
+    assert [row.label for row in rows()] == ["red", "green"]
+    assert set(everything(home)) == {"sorted/red/1.png", "sorted/green/2.png"}
