@@ -85,6 +85,10 @@ monitoring: install ## Write rules and dashboards from monitoring/*.py
 monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone, with a real Prometheus
 	$(BIN)/pytest tests/monitoring
 
+.PHONY: screenshots
+screenshots: install-dev ## Pictures of the page into docs/screens, with Chromium
+	@$(BIN)/python -m tests.api.screenshots
+
 .PHONY: bench
 bench: install-dev ## How fast is it here, beside its peers? QUICK=1: ours alone, three minutes; PARTS=a,d: some parts
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(PARTS),--parts $(PARTS))
