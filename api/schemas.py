@@ -440,6 +440,37 @@ class Problem(BaseModel):
     error: str | None = Field(None, description="below /v2: `detail`, as that protocol calls it")
 
 
+class BatchItem(Wire):
+    """What became of one file: its result, or why there is none."""
+
+    filename: str
+    status: int = Field(description="as if it had been sent alone", examples=[201])
+    result: Result | None
+    problem: Problem | None
+
+
+class Batch(Wire):
+    """What became of each file, in the order in which they were sent."""
+
+    items: list[BatchItem]
+
+
+class Uploads(BaseModel):
+    """A form with up to 32 images, all under the name `file`."""
+
+    file: list[
+        Annotated[
+            str,
+            Field(
+                json_schema_extra={
+                    "format": "binary",
+                    "contentMediaType": "application/octet-stream",
+                }
+            ),
+        ]
+    ] = Field(min_length=1, max_length=32)
+
+
 class Upload(BaseModel):
     """A form with one image."""
 
