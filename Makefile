@@ -92,6 +92,9 @@ openapi: install ## Write openapi.json, the document that clients are built agai
 .PHONY: fuzz
 fuzz: install-dev ## Thousands of made-up requests to a real server: CASES=200 each, SEED=1
 	PIGEONHOLE_FUZZ_CASES=$(or $(CASES),200) PIGEONHOLE_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -s --timeout 3600 tests/api/test_fuzz.py
+.PHONY: screenshots
+screenshots: install-dev ## Pictures of the page into docs/screens, with Chromium
+	@$(BIN)/python -m tests.api.screenshots
 
 .PHONY: bench
 bench: install-dev ## How fast is it here, beside its peers? QUICK=1: ours alone, three minutes; PARTS=a,d: some parts

@@ -1,5 +1,6 @@
 """The application: settings in, routes and their surroundings out. Nothing opens before it runs."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, closing
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from typing import Any
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
@@ -15,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Scope
 
 from api import problems
 from api.events import Events
@@ -113,8 +116,24 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(routes.router)
     app.include_router(pages.inside)
     app.add_exception_handler(pages.SignInNeededError, pages.to_sign_in)
-    app.mount("/static", StaticFiles(directory=docs.WEB), name="static")
+    app.mount("/static", _Static(directory=docs.WEB), name="static")
     return app
+
+
+class _Static(StaticFiles):
+    """Our own files; a browser asks whether they are still the same, also after an update."""
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        """With a header that says so."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def _cors(settings: Settings) -> list[Middleware]:

@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,7 +201,9 @@ def bring(source: str, wishes: Wishes | None) -> int:
     with tempfile.TemporaryDirectory(prefix="pigeonhole-import-") as scratch:
         folder = Path(scratch) / "bundle"
         if wishes is None:
-            import_module("pipeline.imagenet").write_bundle(folder)
+            from pipeline import imagenet  # noqa: PLC0415 - this alone needs torch
+
+            imagenet.write_bundle(folder)
         else:
             _wrap(Path(source), folder, wishes)
         bundle = Bundle.load(folder)
@@ -280,7 +281,9 @@ def _tell_mlflow(manifest: Manifest) -> None:
     if top is None or "mlflow_run_id" not in manifest.lineage or find_spec("mlflow") is None:
         return
     try:
-        import_module("pipeline.tracking").promoted(manifest.name, manifest.version, top)
+        from pipeline import tracking  # noqa: PLC0415 - it brings MLflow
+
+        tracking.promoted(manifest.name, manifest.version, top)
     except Exception as error:  # noqa: BLE001 - it serves; that MLflow does not know is no failure
         say(f"MLflow was not told: {error}")
 

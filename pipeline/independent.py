@@ -1,8 +1,8 @@
 """The same preparation of images done in another way, to check `core.image` and `core.recipe`.
 
 Nothing of `core.image` is used: Pillow decodes at full size, EXIF orientation and transparency are
-applied by other functions, and a triangle filter (what `bilinear` with antialiasing means) of our
-own scales. Small differences are right: serving decodes large JPEGs at a half or a quarter.
+applied by other functions, and filters of our own scale. Small differences are right: serving
+decodes large JPEGs at a half or a quarter.
 """
 
 import io
@@ -77,13 +77,13 @@ def resized(image: Floats, recipe: Recipe) -> Floats:
     if recipe.crop == "center":
         side = min(sides) * recipe.size_px / recipe.resized_side_px
         sides = (side, side)
-    rows = _triangles(height, sides[0], recipe.size_px)
-    columns = _triangles(width, sides[1], recipe.size_px)
+    rows = _weights(height, sides[0], recipe)
+    columns = _weights(width, sides[1], recipe)
     tall = rows @ image.reshape(height, -1)  # (S, W * 3)
     wide = tall.reshape(recipe.size_px, width, 3).transpose(1, 0, 2).reshape(width, -1)
     scaled = columns @ wide  # (S, S * 3), columns first
     turned = scaled.reshape(recipe.size_px, recipe.size_px, 3).transpose(1, 0, 2)
-    return np.asarray(turned, dtype=np.float32)
+    return np.asarray(np.clip(turned, 0, 255), dtype=np.float32)
 
 
 def psnr_db(expected: Floats, given: Floats) -> float:
@@ -120,18 +120,47 @@ def _triple(values: Iterable[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _triangles(length: int, extent: float, size: int) -> csr_array:
-    """(size, length) weights that scale the middle `extent` of `length` values to `size`."""
+def _weights(length: int, extent: float, recipe: Recipe) -> csr_array:
+    """(size, length) weights that scale the middle `extent` of `length` values to `size_px`."""
+    size = recipe.size_px
+    radius, kernel = _KERNELS[recipe.interpolation]
     scale = extent / size
-    reach = max(scale, 1.0)
+    stretch = max(scale, 1.0)
     centers = (length - extent) / 2 + (np.arange(size) + 0.5) * scale
-    taps = np.floor(centers - reach).astype(int)[:, None] + np.arange(int(2 * reach) + 3)
-    weights = np.maximum(0, 1 - np.abs(taps + 0.5 - centers[:, None]) / reach)
+    first_taps = np.floor(centers - radius * stretch).astype(int)
+    taps = first_taps[:, None] + np.arange(int(2 * radius * stretch) + 3)
+    distances = np.abs(taps + 0.5 - centers[:, None]) / stretch
+    weights = np.where(distances < radius, kernel(distances), 0)
     # As Pillow does with `box`: beyond the cut, and beyond the edge, nothing is seen.
     first, last = round((length - extent) / 2), round((length + extent) / 2)
     weights[(taps < max(0, first)) | (taps >= min(length, last))] = 0
     weights /= weights.sum(axis=1, keepdims=True)
     rows = np.repeat(np.arange(size), taps.shape[1])
-    used = weights.ravel() > 0
+    used = weights.ravel() != 0
     coordinates = (rows[used], taps.ravel()[used])
     return csr_array((weights.ravel()[used].astype(np.float32), coordinates), (size, length))
+
+
+def _triangle(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 - distances
+
+
+def _cubic(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' kernel (1981) with a = -1/2."""
+    near = 1.5 * distances**3 - 2.5 * distances**2 + 1
+    far = -0.5 * distances**3 + 2.5 * distances**2 - 4 * distances + 2
+    return np.where(distances < 1, near, far)
+
+
+def _lanczos(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    windowed: NDArray[np.float64] = np.sinc(distances) * np.sinc(distances / 3)
+    return windowed
+
+
+# Radius and kernel. The nearest pixel is compared with the mean around it.
+_KERNELS = {
+    "nearest": (1.0, _triangle),
+    "bilinear": (1.0, _triangle),
+    "bicubic": (2.0, _cubic),
+    "lanczos": (3.0, _lanczos),
+}

@@ -185,7 +185,10 @@ def page(browser: Browser, forgiven: list[str]) -> Iterator[Page]:
     page.on("request", lambda request: asked.append(request.url))
     page.on("requestfailed", failed)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type != "log" else None)
+    page.on(
+        "console",
+        lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None,
+    )
     yield page
     page.close()
     hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme != "data"}

@@ -29,6 +29,7 @@ HOSTILE = "<img src=x onerror=alert(1)>.png"
 PHONE = {"width": 360, "height": 740}
 
 expect.set_options(timeout=60_000)
+pytestmark = pytest.mark.timeout(300)  # servers, a watcher and a browser start here
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def inbox(home: Path, server: Server) -> Iterator[Path]:  # noqa: ARG001 - one m
 
 
 def names(page: Page) -> list[str]:
-    return page.locator(".row-name").all_inner_texts()
+    return page.locator(".row-name").all_text_contents()  # also of what is not drawn yet
 
 
 # --- live ----------------------------------------------------------------------------------------
@@ -232,6 +233,21 @@ def test_filters_are_kept_in_the_address_and_hold_for_what_arrives(
 
     page.get_by_role("link", name="Clear").click()
     expect(page.locator(".row")).to_have_count(4)
+
+
+def test_what_is_exported_is_what_is_shown(
+    page: Page, server: Server, record: Callable[..., list[Result]]
+) -> None:
+    record("=1+1.png", label="red")
+    record("sea.png", label="blue")
+    page.goto(f"{server.url}/?label=red")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+
+    lines = download.value.path().read_text("utf-8").splitlines()
+    assert len(lines) == 2
+    assert "'=1+1.png" in lines[1]
 
 
 def test_rows_go_on_while_one_scrolls_and_none_comes_twice(
@@ -425,7 +441,7 @@ def test_a_result_is_corrected_on_its_own_page_and_its_neighbours_are_a_key_away
     expect(page.locator(".history")).to_contain_text("corrected to blue")
     assert read(store, result) == ("blue", True)
     page.get_by_role("button", name="Take back").click()
-    expect(page.locator(".history li")).to_have_count(2)
+    expect(page.locator(".history time[data-done]")).to_have_count(2)  # the script has run
     assert read(store, result) == (None, False)
 
     page.keyboard.press("ArrowLeft")

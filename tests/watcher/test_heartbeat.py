@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from core.engine import Engine
-from core.types import Failure
+from core.types import Failure, Outcome
 from monitoring.metrics import Metrics
 from storage import files
 from storage.results import Result
@@ -61,34 +62,51 @@ def test_it_comes_through_with_every_policy(
     assert rows() == []
 
 
-def _cannot(*_: object, **__: object) -> None:
+def _cannot() -> None:
     raise OSError(5, "Input/output error")
 
 
-def test_when_any_stage_fails_the_time_stands_still(
-    watch: Watch, metrics: Metrics, until: Until, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One stage after the other is broken: writing, reading, the model, the database, filing."""
-    monkeypatch.setattr("watcher.gate._PAUSES_S", (0.05,))
-    value = metrics.registry.get_sample_value
-    watch(heartbeat_s=0.1)
-    bad = [Failure("unreadable_image", "The model is ill.")]
-    broken: list[tuple[object, str, object]] = [
+def _answers_badly() -> list[Future[Outcome]]:
+    future: Future[Outcome] = Future()
+    future.set_result(Failure("unreadable_image", "The model is ill."))
+    return [future]
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "failing"),
+    [
         (Path, "rename", _cannot),
         (files, "read_once", _cannot),
-        (engine, "classify", lambda _: bad),
+        (Engine, "submit_all", _answers_badly),
         (Store, "forget", _cannot),
         (files, "put", _cannot),
-    ]
-    for place, name, failing in broken:
-        before_s = value(BEAT) or 0
-        until(lambda before_s=before_s: (value(BEAT) or 0) > before_s, "it beats", 60)
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, failing)
-            time.sleep(0.3)  # what was under way comes through
-            still_s = value(BEAT)
-            time.sleep(0.5)
-            assert value(BEAT) == still_s, f"with {name} broken nothing can come through"
+    ],
+    ids=["writing", "reading", "model", "database", "filing"],
+)
+def test_when_any_stage_fails_the_time_stands_still_until_it_works_again(
+    watch: Watch, metrics: Metrics, until: Until, monkeypatch: pytest.MonkeyPatch,
+    place: object, name: str, failing: Callable[[], object],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("watcher.gate._PAUSES_S", (0.05,))
+    monkeypatch.setattr("watcher.batch._RETRY_S", (0.05,))
+    monkeypatch.setattr("watcher.batch.MAX_ATTEMPTS", 1_000_000)
+    monkeypatch.setattr("watcher.daemon._SUPERVISE_S", 0.05)
+    beat_s: Callable[[], float] = lambda: metrics.registry.get_sample_value(BEAT) or 0.0  # noqa: E731
+    watch(heartbeat_s=0.1, reconcile_s=0.1)
+    until(lambda: beat_s() > 0, "it beats", 60)
+    calls: list[int] = []
+
+    def broken(*_: object, **__: object) -> object:
+        calls.append(1)
+        return failing()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, broken)
+        until(lambda: bool(calls), "the stage fails", 60)
+        still_s = beat_s()  # one picture is under way at a time, and this one failed
+        until(lambda: len(calls) >= 3, "again and again", 60)
+        assert beat_s() == still_s
+    until(lambda: beat_s() > still_s, "it beats again", 60)
 
 
 def test_there_is_none_where_it_may_not_write_and_files_are_classified_all_the_same(
