@@ -35,6 +35,11 @@ train: export PATH := $(abspath $(BIN)):$(PATH)
 train: install-dev ## Train on DATA=my.zip (default: what params.yaml names); what passes the gate serves
 	@pigeonhole train $(if $(DATA),--data '$(DATA)')
 
+.PHONY: mlflow
+mlflow: install-dev ## Show the training runs of this checkout at http://127.0.0.1:5000
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///mlflow/mlflow.db \
+		--artifacts-destination mlflow/artifacts --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
+
 .PHONY: starter
 starter: export PATH := $(abspath $(BIN)):$(PATH)
 starter: install-dev ## Train on the demo data and make the result the starter model
@@ -103,6 +108,14 @@ bench: install-dev ## How fast is it here, beside its peers? QUICK=1: ours alone
 .PHONY: bench-report
 bench-report: install ## Write the tables of docs/performance.md from the last `make bench`
 	@$(BIN)/python -m benchmarks.report
+
+.PHONY: bench-training
+bench-training: install-dev ## A textbook's training beside ours, on ZIP=my.zip (default: the demo data)
+	@$(BIN)/python -m benchmarks.training $(or $(ZIP),data/fashion5.zip)
+
+.PHONY: bench-fashion
+bench-fashion: install-dev ## All of Fashion-MNIST (from Debian's package), beside its authors' table
+	@$(BIN)/python -m benchmarks.fashion
 
 .PHONY: lock
 lock: install-dev ## Resolve the dependencies anew into requirements/

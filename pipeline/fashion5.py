@@ -54,15 +54,19 @@ class Photos(NamedTuple):
     indices: NDArray[np.uint8]
 
 
-def make(classes: Sequence[str], per_class: Sequence[int], out: Path) -> str:
+def make(
+    classes: Sequence[str], per_class: Sequence[int], out: Path, *, is_exact: bool = True
+) -> str:
     """Write the zip and return its sha256.
 
-    `per_class`: how many of each class in train, valid and test. Raises `StageError` when the
-    package cannot be had, is not the one we know, or holds too few photographs.
+    `per_class`: how many of each class in train, valid and test; fewer where there are no more,
+    unless `is_exact`. Raises `StageError` when the package cannot be had, is not the one we know,
+    or holds too few photographs.
     """
     with tempfile.TemporaryDirectory() as folder:
         official = _fetched(Path(folder))
-    members = _chosen(official, classes, dict(zip(SPLITS, per_class, strict=True)))
+    wanted = dict(zip(SPLITS, per_class, strict=True))
+    members = _chosen(official, classes, wanted, is_exact=is_exact)
     with zipfile.ZipFile(fresh_file(out), "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
             archive.writestr(_member(name), _png(members[name]))
@@ -107,7 +111,11 @@ def _idx(path: Path, header_bytes: int) -> NDArray[np.uint8]:
 
 
 def _chosen(
-    official: dict[str, Photos], classes: Sequence[str], per_class: dict[str, int]
+    official: dict[str, Photos],
+    classes: Sequence[str],
+    per_class: dict[str, int],
+    *,
+    is_exact: bool,
 ) -> dict[str, NDArray[np.uint8]]:
     """The first photographs of each class, by name in the zip; no two are the same.
 
@@ -119,7 +127,7 @@ def _chosen(
         photos = official["t10k" if split == "test" else "train"]
         for label in classes:
             chosen = list(islice(_unseen(photos, label, seen), per_class[split]))
-            if len(chosen) < per_class[split]:
+            if is_exact and len(chosen) < per_class[split]:
                 raise StageError(f"{split}/{label}: Fashion-MNIST has only {len(chosen)} left.")
             for index in chosen:
                 members[f"{split}/{label}/{index:05}.png"] = photos.images[index]
