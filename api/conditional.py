@@ -22,7 +22,7 @@ IF_MATCH: dict[str, Any] = {
     "in": "header",
     "required": True,
     "description": "the ETag that was read, or `*`",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": '^([*]|"[0-9a-f]{32}")$'},
 }
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The one that If-None-Match names is still good"}

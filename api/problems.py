@@ -8,6 +8,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -204,6 +205,8 @@ def install(app: FastAPI) -> None:
 
 async def _handled(request: Request, error: Exception) -> JSONResponse:
     problem = _translated(error)
+    if problem.code == "method_not_allowed":
+        problem.headers = {"Allow": ", ".join(_methods(request))}
     if CATALOG[problem.code].status >= 500:
         log.warning(problem.code, error=str(error), path=request.scope["path"])
         parts_of(request).metrics.error(problem.code)
@@ -214,6 +217,17 @@ async def _handled(request: Request, error: Exception) -> JSONResponse:
         errors=problem.errors,
         headers=problem.headers,
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """What this address may be asked with: Starlette knows only its first route."""
+    routes = [
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if route.methods and route.path_regex.match(request.scope["path"])
+    ]
+    same = [route.methods or () for route in routes if route.path == routes[0].path]
+    return sorted(set().union(*same))
 
 
 def _translated(error: Exception) -> ProblemError:

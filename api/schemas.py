@@ -160,7 +160,7 @@ class Correction(Wire):
         Annotated[
             str,
             AfterValidator(_label),
-            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": f"^{_LABEL.pattern}$"}),
+            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": r"^\S(.*\S)?$"}),
         ]
         | None
     ) = Field(examples=["cat"])

@@ -25,7 +25,8 @@ def test_no_made_up_request_gets_an_answer_that_the_document_does_not_know(
     with serving(home, PIGEONHOLE_API_KEY=KEY) as server:
         done = subprocess.run(
             [
-                Path(sys.executable).with_name("schemathesis"), "run",
+                Path(sys.executable).with_name("schemathesis"),
+                "--config-file", Path(__file__).with_name("schemathesis.toml"), "run",
                 f"{server.url}/openapi.json",
                 "--checks", "all",
                 "--header", f"X-API-Key: {KEY}",
