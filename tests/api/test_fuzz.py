@@ -18,6 +18,7 @@ SEED = int(os.environ.get("PIGEONHOLE_FUZZ_SEED", "1"))
 KEY = "a key for the fuzzer"
 
 
+@pytest.mark.timeout(3600)
 def test_no_made_up_request_gets_an_answer_that_the_document_does_not_know(
     rgb_bundle: Path, tmp_path: Path
 ) -> None:
