@@ -19,7 +19,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
-from api import problems
+from api import problems, view
 from api.events import Events
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
@@ -180,6 +180,7 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
+    view.compile_templates()
     store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
     stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
