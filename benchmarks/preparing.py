@@ -15,7 +15,7 @@ from benchmarks.measure import interleaved
 
 SIDE_PX = 224
 _MAX_PIXELS = 10**8
-_REPEATED = 4  # each folder so often: a process must have something to do
+_REPEATED = 8  # each folder so often: a process must have something to do
 
 
 def preparing(

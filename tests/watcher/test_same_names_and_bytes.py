@@ -13,6 +13,8 @@ from storage.inbox import scan
 from storage.results import Result
 from watcher.batch import Worker
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 Rows = Callable[[], list[Result]]
 Paint = Callable[..., bytes]
 Say = Callable[[object], None]

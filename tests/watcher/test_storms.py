@@ -10,6 +10,8 @@ from storage.results import Result
 from storage.store import Store
 from tests.watcher.storm import Nursery, Sender, check, storm
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 Rows = Callable[[], list[Result]]
 Say = Callable[[object], None]
 
