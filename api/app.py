@@ -19,7 +19,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
-from api import problems
+from api import problems, view
 from api.events import Events
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
@@ -40,8 +40,8 @@ from api.routes import (
     stats,
 )
 from api.routes import problems as problem_routes
-from api.schemas import InferRequest, Problem, Result, Review, Upload
-from api.uploads import FRAMING_BYTES
+from api.schemas import InferRequest, Problem, Result, Review, Upload, Uploads
+from api.uploads import FRAMING_BYTES, MAX_AT_WORK
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.follow import Follower
@@ -159,7 +159,9 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review, InferRequest)
+        document["components"]["schemas"] |= _schemas(
+            Problem, Upload, Result, Review, InferRequest, Uploads
+        )
         return document
 
 
@@ -178,6 +180,7 @@ def _operation_id(route: APIRoute) -> str:
 
 def _open(settings: Settings, stack: ExitStack) -> Parts:
     settings.home.mkdir(parents=True, exist_ok=True)
+    view.compile_templates()
     store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
     stack.enter_context(closing(store))
     bundle = Bundle.load(locate(settings.home), settings.provider)
@@ -206,4 +209,5 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),
         inferrers=CapacityLimiter(settings.workers),
+        uploaders=CapacityLimiter(MAX_AT_WORK),
     )

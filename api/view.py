@@ -100,6 +100,12 @@ _environment.filters |= {
 }
 
 
+def compile_templates() -> None:
+    """Get every template ready, so that the first visitor need not wait for it."""
+    for name in _environment.list_templates():
+        _environment.get_template(name)
+
+
 def page(
     template: str, labels: Sequence[str] = (), *, status: int = 200, **values: object
 ) -> HTMLResponse:

@@ -42,7 +42,7 @@ def main() -> None:
     cache.mkdir(parents=True, exist_ok=True)
     models = prepare(cache)
     photos = photographs(200 if given.quick else 1000)
-    big = large(4 if given.quick else 16) if "f" in given.parts else Photos([], "")
+    big = large(8) if "f" in given.parts else Photos([], "")
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "a": lambda: folder(models, photos.files, quick=given.quick),
         "b": lambda: serving(models, photos.files, cache, quick=given.quick),

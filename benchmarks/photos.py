@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from core.types import Pixels
+
 SEED = 7
 _SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 _ARCHIVES = ("dev5_inbox.zip", "dev5.zip")
@@ -34,19 +36,28 @@ def photographs(count: int) -> Photos:
 
 def large(count: int) -> Photos:
     """JPEGs of 12 megapixels, as telephones make them."""
-    files = [painted(np.random.default_rng((SEED, number)), 4000, 3000) for number in range(count)]
+    picture = _picture(np.random.default_rng(SEED), 4000, 3000)
+    files = [_jpeg(np.roll(picture, 400 * number, axis=1)) for number in range(count)]
     return Photos(files, f"{count} painted JPEGs of 4000 x 3000, {_mean_kb(files)} kB on average")
 
 
 def painted(chance: np.random.Generator, width_px: int, height_px: int) -> bytes:
     """A JPEG with detail at every scale."""
+    return _jpeg(_picture(chance, width_px, height_px))
+
+
+def _picture(chance: np.random.Generator, width_px: int, height_px: int) -> Pixels:
     pixels = np.zeros((height_px, width_px, 3), np.float32)
     for scale in (4, 16, 64, 256):
         noise = chance.normal(128, 40, (scale * 3 // 4, scale, 3)).clip(0, 255)
         layer = Image.fromarray(noise.astype(np.uint8))
         pixels += np.asarray(layer.resize((width_px, height_px), Image.Resampling.BICUBIC))
+    return (pixels / 4).astype(np.uint8)
+
+
+def _jpeg(pixels: Pixels) -> bytes:
     file = io.BytesIO()
-    Image.fromarray((pixels / 4).astype(np.uint8)).save(file, "JPEG", quality=88)
+    Image.fromarray(pixels).save(file, "JPEG", quality=88)
     return file.getvalue()
 
 

@@ -36,7 +36,6 @@ _WEIGHTS, _INT8_WEIGHTS = "model.onnx", "model.int8.onnx"
 _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
 }
 _RETRAIN = "Restore the folder from its source, or train again with `make train`."
 

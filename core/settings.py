@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="decode workers"
     )
     provider: Provider = Field(
-        "cpu", description="what the model runs on: cpu, cuda or openvino (docs/performance.md)"
+        "cpu", description="what the model runs on: cpu or cuda (docs/performance.md)"
     )
     max_body_bytes: ByteSize = Field(
         ByteSize(20 * 1024**2), gt=0, description="largest upload; 20MiB and 5MB are understood"

@@ -11,7 +11,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3), RGB, 0..255, EXIF orientation applied
 Batch = NDArray[np.uint8]  # (N, S, S, 3); normalisation is inside the model graph
 Scores = NDArray[np.float32]  # (N, C), softmax: each row sums to 1
 
-Provider = Literal["cpu", "cuda", "openvino"]  # what a model runs on, see core/bundle.py
+Provider = Literal["cpu", "cuda"]  # what a model runs on, see core/bundle.py
 
 
 @dataclass(frozen=True, slots=True)

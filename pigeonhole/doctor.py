@@ -19,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.bundle import Bundle, locate
@@ -33,6 +32,7 @@ from pigeonhole.terminal import cell, plain_table, print_json, print_table
 from storage.database import Database
 from storage.results import ResultFilter
 from storage.store import Store
+from watcher import mounts
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -48,13 +48,6 @@ _PREFIX = ".pigeonhole-doctor-"
 _INOTIFY = Path("/proc/sys/fs/inotify")
 _RESTORE = "Stop Pigeonhole and restore the file from a backup."
 _STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-
-# File systems where another machine may write: no events for that, and no WAL that can be trusted.
-_NETWORK = {
-    "9p", "afs", "afpfs", "beegfs", "ceph", "cifs", "davfs", "drvfs", "fuse.glusterfs",
-    "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4",
-    "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs", "webdav",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,34 +218,23 @@ def _existing(path: Path) -> Path:
 
 
 def _mounts(settings: Settings) -> Iterator[Finding]:
-    inbox_kind = _kind(settings.inbox)
-    if inbox_kind in _NETWORK:
-        text = f"the inbox is on {inbox_kind}: what other machines write there sends no events"
+    file = database_file(settings)
+    inbox, database = mounts.holding(settings.inbox), mounts.holding(file) if file else None
+    if inbox and inbox.is_network:
+        text = f"the inbox is on {inbox.kind}: what other machines write there sends no events"
         fix = (
-            f"Nothing is lost: files are found every {settings.reconcile_s:g} s. Lower "
-            "PIGEONHOLE_RECONCILE_S to find them sooner, and raise PIGEONHOLE_SETTLE_S to 5."
+            "Nothing is lost: the watcher looks there every few seconds. Raise PIGEONHOLE_SETTLE_S "
+            "to 5, since sizes and times are seen late there."
         )
         yield Finding("mounts", "warning", text, fix)
-    file = database_file(settings)
-    database_kind = _kind(file) if file else None
-    if database_kind in _NETWORK:
-        text = f"the database is on {database_kind}: SQLite can be damaged there"
+    if database and database.is_network:
+        text = f"the database is on {database.kind}: SQLite can be damaged there"
         fix = "Set PIGEONHOLE_DATABASE_URL to a file on a local disk, or to PostgreSQL."
         yield Finding("mounts", "problem", text, fix)
-    if not {inbox_kind, database_kind} & _NETWORK:
-        kinds = ", ".join(sorted({kind for kind in (inbox_kind, database_kind) if kind}))
+    found = [mount for mount in (inbox, database) if mount]
+    if not any(mount.is_network for mount in found):
+        kinds = ", ".join(sorted({mount.kind for mount in found}))
         yield Finding("mounts", "ok", f"local ({kinds or 'of a kind that we cannot see'})")
-
-
-def _kind(path: Path) -> str | None:
-    """The file system type, as the kernel names it."""
-    there = _existing(path).resolve()
-    mounts = [
-        (len(part.mountpoint), index, part.fstype)
-        for index, part in enumerate(psutil.disk_partitions(all=True))
-        if there.is_relative_to(part.mountpoint)
-    ]
-    return max(mounts)[2] if mounts else None  # of mounts on one place, the last counts
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

@@ -66,11 +66,16 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     passed, metrics, report = (fresh_file(root / p) for p in (PASSED, METRICS, REPORT))
     about_zip = json.loads((root / ABOUT_THE_ZIP).read_text("utf-8"))
     data = [_read(root / prepared(name), name) for name in params.preprocess.recipes]
+    # What is asked of the pictures themselves is asked of a recipe that shows all of them.
+    data.sort(key=lambda one: (one.recipe.crop != "none", one.name))
     done = list(_checked(data, about_zip, params.evaluate, root / IMAGES))
     figures = _metrics(done, data[0])
     metrics.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     page = data_report.page(done, data[0].rows, data[0].labels, about_zip, root)
     report.write_text(page, "utf-8")
+    for check in done:
+        if check.is_noteworthy and not check.is_breach:
+            console.print(f"note: {check.sentence}", markup=False)
     breaches = [check.sentence for check in done if check.is_breach]
     if breaches:
         raise StageError(
@@ -79,9 +84,6 @@ def evaluate(params: Params, root: Path = Path()) -> None:
         )
     # The same text each time: what hangs on it runs again when a fault is mended, not otherwise.
     passed.write_text("The data passed pipeline.evaluate.\n", "utf-8")
-    notes = [check.sentence for check in done if check.is_noteworthy]
-    for note in notes:
-        console.print(f"note: {note}", markup=False)
     console.print(f"the data passed {counted(len(done), 'check')}; see {REPORT}", markup=False)
 
 

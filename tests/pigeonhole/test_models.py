@@ -260,6 +260,22 @@ def test_a_model_of_ones_own_is_brought_promoted_and_asked(
     assert run("classify", str(tmp_path / "a.png")).lines[0]["label"] == "vert"
 
 
+@pytest.mark.timeout(600)
+def test_a_thousand_classes_need_no_training(
+    run: Call, home: Path, tmp_path: Path, paint: Callable[..., bytes]
+) -> None:
+    done = run("models", "import", "imagenet")
+    assert done.code == 0, done.err
+    (found,) = Registry(home).installed()
+    manifest = found.manifest
+    assert isinstance(manifest, bundle.Manifest)
+    assert (manifest.name, len(manifest.labels)) == ("imagenet", 1000)
+    assert f"pigeonhole models promote {manifest.version}" in done.err
+    assert run("models", "promote", manifest.version).code == 0
+    (tmp_path / "a.png").write_bytes(paint("lime", (300, 250)))
+    assert run("classify", str(tmp_path / "a.png")).lines[0]["label"] in manifest.labels
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

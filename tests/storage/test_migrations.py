@@ -1,6 +1,8 @@
 """From an empty file, or an older one, to the schema that the code speaks of."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -46,6 +48,22 @@ def test_an_empty_file_gets_the_newest_schema(store: Store) -> None:
             "alembic_version",
             *metadata.tables,
         }
+
+
+def test_a_database_of_the_newest_schema_is_opened_without_alembic(
+    url: str, store: Store, tmp_path: Path
+) -> None:
+    store.close()
+    code = (
+        "import sys; from storage.store import Store; Store.open(sys.argv[1]).close(); "
+        "sys.exit('alembic' in sys.modules)"
+    )
+
+    def opens_with_alembic(url: str) -> int:
+        return subprocess.run([sys.executable, "-c", code, url], check=False).returncode
+
+    assert opens_with_alembic(url) == 0
+    assert opens_with_alembic(f"sqlite:///{tmp_path}/new.db") == 1
 
 
 def test_the_migrations_make_what_the_schema_says(store: Store) -> None:

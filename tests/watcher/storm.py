@@ -155,6 +155,12 @@ class Nursery:
             assert self._changed.wait_for(lambda: pid in self._up, 90), "not up"
         return pid
 
+    def wait_for_work(self, limit_s: float) -> None:
+        """Until one more image is given to the model, or the time is over."""
+        before, deadline_s = self.inferred, time.monotonic() + limit_s
+        while self.inferred == before and time.monotonic() < deadline_s:
+            time.sleep(0.002)
+
     def kill(self, pid: int) -> None:
         self._alive.discard(pid)
         os.kill(pid, signal.SIGKILL)
@@ -207,15 +213,19 @@ def raining(sender: Sender, files: int) -> Iterator[None]:
 def storm(
     nursery: Nursery, sender: Sender, store: Store, *, files: int, kills: int, watchers: int = 1
 ) -> Figures:
-    """Files pour in while watchers are killed with -9, 20 to 400 ms after one has come up.
+    """Files pour in while watchers are killed with -9.
 
-    At the end one that nobody kills does the rest; then everything is counted.
+    Every other one 20 to 400 ms after it has come up, the others so long after they have begun to
+    work: on a busy machine most would die before that. At the end watchers that nobody kills do the
+    rest; then everything is counted.
     """
     started_s = time.monotonic()
     for kill in range(kills):
         while len(nursery.alive) < watchers:
             nursery.start()
         with raining(sender, files * (kill + 1) // kills - sender.sent):
+            if kill % 2:
+                nursery.wait_for_work(limit_s=3)
             time.sleep(sender.chance.uniform(0.02, 0.4))
             nursery.kill(sender.chance.choice(nursery.alive))
     while len(nursery.alive) < watchers:

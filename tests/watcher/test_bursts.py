@@ -13,6 +13,8 @@ from PIL import Image
 
 from storage.store import Store
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 Start = Callable[..., subprocess.Popen[bytes]]
 Until = Callable[..., None]
 Say = Callable[[object], None]

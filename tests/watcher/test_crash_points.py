@@ -16,6 +16,8 @@ import pytest
 from storage.results import Result, ResultFilter
 from storage.store import Store
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 DRIVER = Path(__file__).parent / "drivers" / "crash.py"
 Paint = Callable[..., bytes]
 Say = Callable[[object], None]

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 Say = Callable[[object], None]
 CALLS = "openat,pwrite64,fsync,fdatasync,link,linkat,unlink,unlinkat"
 _CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")

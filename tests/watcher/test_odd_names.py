@@ -17,6 +17,8 @@ from api.app import create_app
 from core.names import original
 from core.settings import Settings
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 NAMES = [
     b"a\nb.png",
     b"tab\tand \x1b[31mred.png",

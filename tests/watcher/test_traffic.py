@@ -13,6 +13,8 @@ import pytest
 from storage.store import Store
 from tests.api.conftest import serving
 
+pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
+
 READERS, WRITERS = 8, 2
 Start = Callable[..., subprocess.Popen[bytes]]
 Until = Callable[..., None]
