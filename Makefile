@@ -90,6 +90,13 @@ monitoring: install ## Write rules and dashboards from monitoring/*.py
 monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone, with a real Prometheus
 	$(BIN)/pytest tests/monitoring
 
+.PHONY: openapi
+openapi: install ## Write openapi.json, the document that clients are built against
+	@$(BIN)/python -m api > openapi.json
+
+.PHONY: fuzz
+fuzz: install-dev ## Thousands of made-up requests to a real server: CASES=200 each, SEED=1
+	PIGEONHOLE_FUZZ_CASES=$(or $(CASES),200) PIGEONHOLE_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -s --timeout 3600 tests/api/test_fuzz.py
 .PHONY: screenshots
 screenshots: install-dev ## Pictures of the page into docs/screens, with Chromium
 	@$(BIN)/python -m tests.api.screenshots

@@ -40,8 +40,8 @@ from api.routes import (
     stats,
 )
 from api.routes import problems as problem_routes
-from api.schemas import InferRequest, Problem, Result, Review, Upload
-from api.uploads import FRAMING_BYTES
+from api.schemas import InferRequest, Problem, Result, Review, Upload, Uploads
+from api.uploads import FRAMING_BYTES, MAX_AT_WORK
 from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.follow import Follower
@@ -159,7 +159,9 @@ class _Api(FastAPI):
         And with `Result` as pydantic has it: FastAPI takes the nulls out of examples.
         """
         document = super().openapi()
-        document["components"]["schemas"] |= _schemas(Problem, Upload, Result, Review, InferRequest)
+        document["components"]["schemas"] |= _schemas(
+            Problem, Upload, Result, Review, InferRequest, Uploads
+        )
         return document
 
 
@@ -207,4 +209,5 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),
         inferrers=CapacityLimiter(settings.workers),
+        uploaders=CapacityLimiter(MAX_AT_WORK),
     )

@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from api.problems import ProblemError
 from storage.results import Result
 
+_SOME_TAGS = re.compile(r'^([*]|.*"[^"]*".*)$')
 _TAG = re.compile(r'(?:W/)?"[^"]*"')
 REVALIDATE = "private, no-cache"
 
@@ -22,7 +23,7 @@ IF_MATCH: dict[str, Any] = {
     "in": "header",
     "required": True,
     "description": "the ETag that was read, or `*`",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": _SOME_TAGS.pattern},
 }
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The one that If-None-Match names is still good"}
@@ -64,4 +65,9 @@ def required_match(request: Request) -> str:
     given = ",".join(request.headers.getlist("if-match"))
     if not given.strip():
         raise ProblemError("precondition_required")
+    if not _SOME_TAGS.match(given.strip()):
+        errors = [{"parameter": "If-Match", "detail": 'must be * or tags such as "0f3a"'}]
+        raise ProblemError(
+            "bad_parameter", 'If-Match: must be * or tags such as "0f3a".', errors=errors
+        )
     return given

@@ -34,6 +34,7 @@ class Parts:
     # One large image each: decoding takes memory.
     thumbnailers: CapacityLimiter
     inferrers: CapacityLimiter
+    uploaders: CapacityLimiter
 
     @property
     def bundle(self) -> Bundle:

@@ -36,7 +36,7 @@ async def predict(parts: Parts, uploads: Sequence[Upload], *, store: bool) -> li
     try:
         if store:
             received = await run_in_threadpool(_receive, parts, uploads)
-        fresh = {sha256: await asyncio.wrap_future(future) for sha256, future in futures.items()}
+        fresh = {name: await asyncio.wrap_future(future) for name, future in futures.items()}
     except BaseException:
         for future in futures.values():
             future.cancel()
@@ -62,13 +62,15 @@ async def predict(parts: Parts, uploads: Sequence[Upload], *, store: bool) -> li
     ]
 
 
+def sha256(upload: Upload) -> str:
+    """The name of these bytes."""
+    return hashlib.sha256(upload.data).hexdigest()
+
+
 def _look_up(
     parts: Parts, uploads: Sequence[Upload]
 ) -> tuple[list[ImageRef], dict[str, Prediction]]:
-    images = [
-        ImageRef(hashlib.sha256(upload.data).hexdigest(), upload.filename, len(upload.data))
-        for upload in uploads
-    ]
+    images = [ImageRef(sha256(upload), upload.filename, len(upload.data)) for upload in uploads]
     return images, parts.store.known([image.sha256 for image in images], parts.bundle.ref)
 
 

@@ -8,6 +8,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -57,6 +58,9 @@ CATALOG = {
     "cannot_retry": Kind(
         409, "Not to be tried again", "Only a file that lies in quarantine can be tried again."
     ),
+    "request_in_progress": Kind(
+        409, "Not done yet", "Wait as long as Retry-After says; send the request again."
+    ),
     "precondition_failed": Kind(
         412, "Somebody was faster", "Read the result again; send its ETag as If-Match."
     ),
@@ -70,7 +74,9 @@ CATALOG = {
         413, "Too many bytes", "Send a smaller image, or raise PIGEONHOLE_MAX_BODY_BYTES."
     ),
     "not_multipart": Kind(
-        415, "Not a form with a file", "Send multipart/form-data with a part named `file`."
+        415,
+        "Neither an image nor a form",
+        "Send image/*, or multipart/form-data with a part `file`.",
     ),
     "not_json": Kind(415, "Not JSON", "Send application/json."),
     "range_not_satisfiable": Kind(
@@ -85,6 +91,9 @@ CATALOG = {
     "bad_cursor": Kind(422, "Not one of our cursors", "Start again without `cursor`."),
     "bad_multipart": Kind(
         422, "The form is damaged", "Let an HTTP library build it, and send one file."
+    ),
+    "idempotency_key_reused": Kind(
+        422, "Another request had this key", "Take a new Idempotency-Key for every new request."
     ),
     "empty_file": Kind(422, "The file is empty", "Send the file again."),
     "unreadable_image": Kind(
@@ -104,6 +113,9 @@ CATALOG = {
     ),
     "internal_error": Kind(
         500, "A fault of ours", "The log of the API says more; please report it."
+    ),
+    "bad_digest": Kind(
+        400, "Not what was sent", "Send it again; Content-Digest is the hash of the whole body."
     ),
     "bad_tensor": Kind(400, "The tensors cannot be used", "GET /v2/models/NAME says how they are."),
     "bad_request": Kind(400, "The request cannot be used", "`detail` says what is wrong with it."),
@@ -147,11 +159,11 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """The response for one problem; `path` is what was asked for."""
-    body = _body(path, code, detail)
+    content = body(path, code, detail)
     if errors:
-        body["errors"] = list(errors)
+        content["errors"] = list(errors)
     status = CATALOG[code].status
-    return JSONResponse(body, status, _headers(status, headers), MEDIA_TYPE)
+    return JSONResponse(content, status, _headers(code, headers), MEDIA_TYPE)
 
 
 def code_of(status: int) -> str:
@@ -169,8 +181,7 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 def _documented(codes: Sequence[str]) -> dict[str, Any]:
     examples = {
-        code: {"summary": CATALOG[code].title, "value": _body("/v1/predict", code)}
-        for code in codes
+        code: {"summary": CATALOG[code].title, "value": body("/v1/predict", code)} for code in codes
     }
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
@@ -194,6 +205,8 @@ def install(app: FastAPI) -> None:
 
 async def _handled(request: Request, error: Exception) -> JSONResponse:
     problem = _translated(error)
+    if problem.code == "method_not_allowed":
+        problem.headers = {"Allow": ", ".join(_methods(request))}
     if CATALOG[problem.code].status >= 500:
         log.warning(problem.code, error=str(error), path=request.scope["path"])
         parts_of(request).metrics.error(problem.code)
@@ -204,6 +217,17 @@ async def _handled(request: Request, error: Exception) -> JSONResponse:
         errors=problem.errors,
         headers=problem.headers,
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """What this address may be asked with: Starlette knows only its first route."""
+    routes = [
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if route.methods and route.path_regex.match(request.scope["path"])
+    ]
+    same = [route.methods or () for route in routes if route.path == routes[0].path]
+    return sorted(set().union(*same))
 
 
 def _translated(error: Exception) -> ProblemError:
@@ -241,9 +265,10 @@ def _named(item: Mapping[str, Any]) -> dict[str, str]:
     return {kind: name, "detail": str(item["msg"]).removeprefix("Value error, ")}
 
 
-def _body(path: str, code: str, detail: str = "") -> dict[str, Any]:
+def body(path: str, code: str, detail: str = "") -> dict[str, Any]:
+    """A problem as its JSON has it."""
     kind = CATALOG[code]
-    body = {
+    members = {
         "type": f"/problems/{code}",
         "title": kind.title,
         "status": kind.status,
@@ -252,9 +277,13 @@ def _body(path: str, code: str, detail: str = "") -> dict[str, Any]:
         "code": code,
     }
     # The Open Inference Protocol has a word of its own for it, and RFC 9457 allows more members.
-    return {**body, "error": body["detail"]} if path.startswith("/v2") else body
+    return {**members, "error": members["detail"]} if path.startswith("/v2") else members
 
 
-def _headers(status: int, headers: Mapping[str, str] | None) -> dict[str, str]:
-    wait = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+def _headers(code: str, headers: Mapping[str, str] | None) -> dict[str, str]:
+    wait = (
+        {"Retry-After": str(RETRY_AFTER_S)}
+        if CATALOG[code].status == 503 or code == "request_in_progress"
+        else {}
+    )
     return {**wait, **(headers or {})}

@@ -160,7 +160,7 @@ class Correction(Wire):
         Annotated[
             str,
             AfterValidator(_label),
-            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": f"^{_LABEL.pattern}$"}),
+            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": r"^\S(.*\S)?$"}),
         ]
         | None
     ) = Field(examples=["cat"])
@@ -438,6 +438,37 @@ class Problem(BaseModel):
     code: str = Field(description="stable: what programs should look at")
     errors: list[ProblemItem] | None = Field(None, description="with bad_parameter: which, and why")
     error: str | None = Field(None, description="below /v2: `detail`, as that protocol calls it")
+
+
+class BatchItem(Wire):
+    """What became of one file: its result, or why there is none."""
+
+    filename: str
+    status: int = Field(description="as if it had been sent alone", examples=[201])
+    result: Result | None
+    problem: Problem | None
+
+
+class Batch(Wire):
+    """What became of each file, in the order in which they were sent."""
+
+    items: list[BatchItem]
+
+
+class Uploads(BaseModel):
+    """A form with up to 32 images, all under the name `file`."""
+
+    file: list[
+        Annotated[
+            str,
+            Field(
+                json_schema_extra={
+                    "format": "binary",
+                    "contentMediaType": "application/octet-stream",
+                }
+            ),
+        ]
+    ] = Field(min_length=1, max_length=32)
 
 
 class Upload(BaseModel):

@@ -209,6 +209,6 @@ repeatable = Table(
     Column("sha256", String(64), primary_key=True),  # of the key, and of whose it is
     Column("request_sha256", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("answer", JSON),  # null while it is being worked on
+    Column("answer", JSON(none_as_null=True)),  # null while it is being worked on
     Index("ix_repeatable_created_at", "created_at"),
 )

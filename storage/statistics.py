@@ -109,6 +109,8 @@ def look(
             _period(begin, chosen) if begin else "",
             _period(_before(last), chosen) if until else "9",
         )
+        if since and since >= last:
+            bounds = ("9", "")  # nothing
         images = _read_counts(connection, tail, chosen, bounds)
         return Statistics(
             since=begin,

@@ -38,6 +38,8 @@ async def _canonical(
     ],
 ) -> str:
     """The id as we write it; what can be no id, the database need not see."""
+    if identifier == "export":  # an address of its own, which answers GET alone
+        raise ProblemError("method_not_allowed")
     try:
         return str(UUID(identifier))
     except ValueError:

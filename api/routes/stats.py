@@ -10,7 +10,7 @@ from starlette.background import BackgroundTask
 from api.access import v1_router
 from api.conditional import ETAG, NOT_MODIFIED, json_answer
 from api.parts import Given, Parts
-from api.problems import ProblemError, responses
+from api.problems import responses
 from api.schemas import Stats, StatsQuery
 from storage import statistics
 from storage.results import iso
@@ -32,29 +32,21 @@ router = v1_router("results")
 def get_stats(query: Annotated[StatsQuery, Query()], request: Request, parts: Given) -> Response:
     """Counts by label and status over time, rates, latencies, reviews, and quality.
 
-    The span is widened to whole buckets. Minutes are kept for two days. `quality` is asked for in
+    The span is widened to whole buckets; minutes are kept for two days, and `since` in the answer
+    says where they begin. `quality` is asked for in
     the background, so it may be some seconds old.
     """
     now = datetime.now(UTC)
     since = query.since
     if query.bucket == "minute":
         oldest = now - statistics.MINUTES_KEPT
-        if since and since < oldest:
-            _refuse("since", "minutes are kept for two days; ask for bucket=hour")
-        since = since or oldest
-    if since and since >= (query.until or now):
-        _refuse("since", "must be before until, and before now")
+        since = max(since, oldest) if since else oldest
     found = statistics.look(
         parts.store.database, now, since=since, until=query.until, resolution=query.bucket
     )
     answer = json_answer(request, _shown(found, parts))
     answer.background = BackgroundTask(parts.metrics.known_quality, at_once=True)
     return answer
-
-
-def _refuse(parameter: str, detail: str) -> None:
-    errors = [{"parameter": parameter, "detail": detail}]
-    raise ProblemError("bad_parameter", f"{parameter}: {detail}.", errors=errors)
 
 
 def _shown(found: Statistics, parts: Parts) -> dict[str, Any]:

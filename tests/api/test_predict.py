@@ -231,7 +231,8 @@ def test_a_file_may_have_as_many_bytes_as_the_limit_says_and_no_more(
 @pytest.mark.parametrize(
     ("content_type", "body", "status", "code"),
     [
-        ("image/jpeg", b"\xff\xd8\xff", 415, "not_multipart"),
+        ("image/jpeg", b"\xff\xd8\xff", 422, "unreadable_image"),
+        ("image/jpeg", b"", 422, "empty_file"),
         ("application/json", b"{}", 415, "not_multipart"),
         ("application/x-www-form-urlencoded", b"file=x", 415, "not_multipart"),
         ("", b"", 415, "not_multipart"),
