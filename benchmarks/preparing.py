@@ -54,8 +54,6 @@ def _ours(folder: Path) -> int:
     from pipeline.pool import mapped  # noqa: PLC0415 - see above
 
     paths = sorted(folder.rglob("*.jpg")) * _REPEATED
-    with mapped(prepared, paths[:64], os.cpu_count() or 1) as warm:
-        list(warm)
     started_s = time.perf_counter()
     with mapped(prepared, paths, os.cpu_count() or 1) as done:
         count = sum(1 for _ in done)

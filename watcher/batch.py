@@ -6,7 +6,7 @@ thread of its own, and the next is claimed and read.
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ LEASE_S = 60.0
 SHARED_ATTEMPTS = 3  # from then on a file is worked on alone: it may be the one that kills us
 MAX_ATTEMPTS = 6  # and then it is given up
 BATCH_BYTES = 32 * 1024**2  # of one batch, unless a single file is larger
+TOLD_EACH = 8  # more images at once share a line of the log: it costs as much as their commit
 AHEAD = 2  # batches that are read or classified while one is committed and put away
 _BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image
 _RETRY_S = (1, 2, 4, 8, 15, 30, 60)
@@ -202,7 +203,7 @@ class Worker:
             seen_s = asked.first_seen_s.get(filing.delivery.path)
             age_s = None if seen_s is None else now_s - seen_s
             self._metrics.finished(outcome, "watcher", age_s)
-            _tell(filing)
+        _tell([filing for filing, _ in filings])
         self._put_away([filing for filing, _ in filings])
         bad = sum(isinstance(outcome, Failure) for _, outcome in filings)
         put_off = asked.put_off + len(finished) - len(filings)
@@ -401,21 +402,23 @@ def _done(outcome: Outcome) -> Future[Outcome]:
     return future
 
 
-def _tell(filing: Filing) -> None:
-    result = filing.result
-    if result.error:
-        log.warning(
-            "quarantined",
-            file=filing.delivery.path,
-            code=result.error.code,
-            detail=result.error.detail,
-        )
-    else:
+def _tell(filings: Sequence[Filing]) -> None:
+    """A line for each image; when many come at once, for each bad one, and one for the others."""
+    good = [filing for filing in filings if filing.result.error is None]
+    for delivery, error in ((filing.delivery, filing.result.error) for filing in filings):
+        if error:
+            log.warning("quarantined", file=delivery.path, code=error.code, detail=error.detail)
+    if len(good) > TOLD_EACH:
+        labels = Counter(filing.result.label for filing in good).most_common(TOLD_EACH)
+        shown = ", ".join(f"{label} {count}" for label, count in labels)
+        log.info("classified", files=len(good), labels=shown)
+        return
+    for filing in good:
         log.info(
             "classified",
             file=filing.delivery.path,
-            label=result.label,
-            confidence=round(result.confidence or 0.0, 4),
+            label=filing.result.label,
+            confidence=round(filing.result.confidence or 0.0, 4),
         )
 
 

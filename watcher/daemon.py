@@ -243,10 +243,10 @@ class Watcher:
         except _FAULTS as error:
             sleep_s = self._gate.shut(faults.of(error, self._settings.inbox))
             self._broke_off, self._reconciled_s = True, -math.inf
-        else:
-            self._gate.open()
-        self._reporter.report(self._backlog)
-        return sleep_s
+            self._supervise()
+            return sleep_s
+        self._gate.open()
+        return 0.0 if self._supervise() else sleep_s  # also where events come all the time
 
     def _rest(self, sleep_s: float) -> bool:
         """Wait until something moved (True) or the time is over; meanwhile, see that we can hear.

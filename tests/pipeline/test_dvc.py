@@ -24,6 +24,7 @@ AFTER = ["select", "calibrate", "export"]
 STAGES = ["unzip", "preprocess@small", "preprocess@imagenet", "evaluate", *TRAINED, *AFTER]
 
 Dvc = Callable[..., list[str]]
+Edit = Callable[[str, object], None]
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def dvc(checkout: Path, tmp_path: Path) -> Dvc:
         "DVC_SYSTEM_CONFIG_DIR": str(tmp_path / "system"),
     }
 
-    def dvc(*words: str) -> list[str]:
+    def dvc(*words: str, succeeds: bool = True) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *words],
             cwd=checkout,
@@ -69,10 +70,23 @@ def dvc(checkout: Path, tmp_path: Path) -> Dvc:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode == 0) is succeeds, done.stdout + done.stderr
         return re.findall(r"^Running stage '([\w@]+)'", done.stdout, re.MULTILINE)
 
     return dvc
+
+
+@pytest.fixture
+def edit(checkout: Path) -> Edit:
+    """`edit("evaluate.min_ssim", 0.5)` changes params.yaml in the checkout."""
+
+    def edit(key: str, value: object) -> None:
+        params = yaml.safe_load((checkout / "params.yaml").read_text())
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, params)[last] = value
+        (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+
+    return edit
 
 
 def git(folder: Path, *words: str) -> str:
@@ -82,13 +96,31 @@ def git(folder: Path, *words: str) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
-    def edit(key: str, value: object) -> None:
-        params = yaml.safe_load((checkout / "params.yaml").read_text())
-        *sections, last = key.split(".")
-        functools.reduce(dict.__getitem__, sections, params)[last] = value
-        (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+def test_stages_of_the_data_run_when_what_they_read_changes_and_a_fault_stops_the_rest(
+    checkout: Path, dvc: Dvc, edit: Edit
+) -> None:
+    both = ["preprocess@imagenet", "preprocess@small"]
+    assert sorted(dvc("repro", "evaluate")) == ["evaluate", *both, "unzip"]
+    assert dvc("repro", "evaluate") == []
+    edit("unzip.max_ratio", 300)
+    assert dvc("repro", "evaluate") == ["unzip"]
+    edit("preprocess.max_pixels", 1_000_000)
+    assert sorted(dvc("repro", "evaluate")) == both
+    edit("preprocess.recipes.small.interpolation", "lanczos")
+    assert dvc("repro", "evaluate") == ["preprocess@small", "evaluate"]
 
+    edit("evaluate.min_images_per_class", 9)
+    assert dvc("repro", "train@cnn1", succeeds=False) == ["evaluate"]
+    assert json.loads((checkout / "metrics/evaluate.json").read_text())["breaches"] == 1
+    assert "valid/disc" in (checkout / "reports/data.html").read_text("utf-8")
+    assert not (checkout / "data/evaluated.txt").exists()
+    assert not (checkout / "models/variants/cnn1").exists()
+    edit("evaluate.min_images_per_class", 8)
+    assert dvc("repro", "evaluate") == ["evaluate"]
+
+
+@pytest.mark.timeout(900)
+def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc, edit: Edit) -> None:
     assert sorted(dvc("repro")) == sorted(STAGES)
     first = Bundle.load(checkout / "models/candidate").manifest
     assert first.lineage["git_revision"] == git(checkout, "rev-parse", "HEAD").strip()
@@ -100,13 +132,6 @@ def test_only_what_has_changed_runs_again(checkout: Path, dvc: Dvc) -> None:
     assert first.lineage["prepared_md5"] == small["md5"]
     (archive,) = (d for d in lock["unzip"]["deps"] if d["path"] == "data/shapes.zip")
     assert first.lineage["zip_md5"] == archive["md5"]
-
-    edit("unzip.max_ratio", 300)
-    assert dvc("repro") == ["unzip"]
-    edit("evaluate.min_ssim", 0.5)
-    assert dvc("repro") == ["evaluate"]
-    edit("preprocess.max_pixels", 1_000_000)
-    assert sorted(dvc("repro")) == ["preprocess@imagenet", "preprocess@small"]
 
     edit("train.variants.cnn1.learning_rate", 0.02)
     assert dvc("repro") == ["train@cnn1", *AFTER]

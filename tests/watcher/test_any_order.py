@@ -39,7 +39,7 @@ COLORS = st.sampled_from(["red", "green", "bad"])
 STEPS = st.integers(0, 30)
 CALLS = (
     (Store, ("claim", "record", "finish")),
-    (Engine, ("classify",)),
+    (Engine, ("submit_all",)),
     (files, ("read_once", "put", "sync_folders", "remove")),
 )
 SETTLE_S = 1.0

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from core.engine import Engine
+from core.errors import StoreError
 from core.settings import Settings
 from monitoring.health import examine
 from monitoring.metrics import Metrics
@@ -24,7 +25,7 @@ from storage.limbo import explain
 from storage.pause import pause, resume
 from storage.results import Result, ResultFilter
 from storage.store import Store
-from watcher import batch
+from watcher import batch, faults
 from watcher.daemon import Watcher
 
 Rows = Callable[[], list[Result]]
@@ -244,7 +245,7 @@ def test_a_file_that_cannot_be_read_for_a_while_is_retried_with_back_off_and_sai
         return read(path, stamp)
 
     monkeypatch.setattr(files, "read_once", flaky)
-    monkeypatch.setattr(batch, "_RETRY_S", (0.5, 1.0, 2.0))
+    monkeypatch.setattr(batch, "_RETRY_S", (1.6, 2.4, 2.4))
     watch(heartbeat_s=0)
     drop(home / "inbox", ["bad luck.bmp", "neighbour.bmp"], paint)
     seen: set[tuple[str, int]] = set()
@@ -262,8 +263,8 @@ def test_a_file_that_cannot_be_read_for_a_while_is_retried_with_back_off_and_sai
     assert {text for text, _ in seen} == {"Input/output error. Check the permissions of the file."}
     assert len(attempts) == 3
     waits = [after - before for before, after in pairwise(attempts)]
-    assert waits[0].total_seconds() >= 0.5
-    assert waits[1].total_seconds() >= 1.0, "twice as long"
+    assert waits[0].total_seconds() >= 1.6
+    assert waits[1].total_seconds() >= 2.4, "longer each time"
     value = metrics.registry.get_sample_value("pigeonhole_errors_total", {"code": "cannot_read"})
     assert value == 3
 
@@ -368,3 +369,24 @@ def test_once_does_nothing_while_paused_and_fails(
         finally:
             watcher.close()
         assert store.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "full", "/home/sorted/a"), "disk"),
+        (OSError(errno.EDQUOT, "quota", "/inbox/a", None, "/home/sorted/a"), "disk"),
+        (OSError(errno.EROFS, "read-only", "/inbox/a", None, "/home/sorted/a"), "folder"),
+        (PermissionError(errno.EACCES, "no", "/home/sorted"), "folder"),
+        (OSError(errno.EROFS, "read-only", "/inbox/a"), "inbox"),
+        (FileNotFoundError(errno.ENOENT, "gone", "/inbox"), "inbox"),
+        (OSError(errno.ESTALE, "stale", "/inbox/trip"), "inbox"),
+        (StoreError("no write-ahead log here"), "database"),
+    ],
+)
+def test_the_fault_behind_an_error_is_named_after_what_must_be_mended(
+    error: Exception, reason: str
+) -> None:
+    fault = faults.of(error, Path("/inbox"))
+    assert fault.reason == reason
+    assert fault.detail

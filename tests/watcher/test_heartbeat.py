@@ -1,5 +1,6 @@
 """The watcher's own picture: through every stage, and into nothing that people count."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -145,3 +146,26 @@ def test_two_watchers_on_one_inbox_leave_the_other_s_alone(
     until(lambda: bool(metrics.registry.get_sample_value(BEAT)), "ours comes through", 60)
     assert theirs.exists()
     assert rows() == []
+
+
+def test_it_beats_where_something_moves_all_the_time(
+    watch: Watch, home: Path, metrics: Metrics, until: Until
+) -> None:
+    """The loop is never left in peace for a second."""
+    still_going = threading.Event()
+
+    def move() -> None:
+        while not still_going.wait(0.02):
+            (home / "inbox" / "growing.part").write_bytes(b"1")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        watch(heartbeat_s=0.2)
+        value = metrics.registry.get_sample_value
+        until(lambda: bool(value(BEAT)), "it comes through", 60)
+        first_s = value(BEAT) or 0
+        until(lambda: (value(BEAT) or 0) > first_s, "and again", 60)
+    finally:
+        still_going.set()
+        mover.join()

@@ -1,16 +1,17 @@
 """The same bytes (G7), the same name (G12), and a newer file under it at the worst moment (G13)."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from core.engine import Engine
-from core.types import Outcome, Stamp
+from core.types import Stamp
 from monitoring.metrics import Metrics
 from storage.inbox import scan
 from storage.results import Result
+from storage.store import Store
 from watcher.batch import Worker
 
 pytestmark = pytest.mark.timeout(1200)  # of a busy machine, or in the long form
@@ -68,27 +69,38 @@ def test_a_newer_file_that_takes_the_name_while_we_work_is_never_removed(
     worker: Worker, home: Path, rows: Rows, paint: Paint, soak: bool, say: Say,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Between reading and filing, the name passes to another file, by rename and by rewriting."""
+    """Before or after the commit, the name passes to another file, by rename or written anew."""
     rounds = 500 if soak else 50
     path = home / "inbox" / "a.png"
-    classify = Engine.classify
+    record = Store.record
     newer = [paint("blue", (10 + width, 9)) for width in range(rounds)]
 
-    def interrupted(engine: Engine, images: Sequence[bytes]) -> list[Outcome]:
-        answers = classify(engine, images)
-        data = newer[len(rows()) // 2]
-        if len(rows()) % 4 == 0:
-            path.with_name(".new").write_bytes(data)
-            path.with_name(".new").rename(path)
-        else:
+    def pass_on(width: int) -> None:
+        if width % 2:
             path.unlink()
-            path.write_bytes(data)
-        return answers
+            path.write_bytes(newer[width])
+        else:
+            path.with_name(".new").write_bytes(newer[width])
+            path.with_name(".new").rename(path)
 
     for width in range(rounds):
+
+        def interrupted(
+            store: Store,
+            *images: Any,  # noqa: ANN401 - as `Store.record` takes them
+            width: int = width,
+            **how: Any,  # noqa: ANN401
+        ) -> list[Result | None]:
+            if width % 4 < 2:
+                pass_on(width)
+            answers = record(store, *images, **how)
+            if width % 4 >= 2:
+                pass_on(width)
+            return answers
+
         path.write_bytes(paint("red", (10 + width, 9)))
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "classify", interrupted)
+            patch.setattr(Store, "record", interrupted)
             worker.work(scan(home / "inbox"), {})
         assert path.read_bytes() == newer[width], "the newer file waits for its turn"
         worker.work(scan(home / "inbox"), {})

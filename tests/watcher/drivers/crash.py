@@ -37,7 +37,7 @@ STEP = "pigeonhole.step"
 CHANGES = ("os.link", "os.remove", "os.rename", "os.mkdir", "os.utime", STEP)
 CALLS = (
     (Store, ("claim", "record", "finish", "forget")),
-    (Engine, ("classify",)),
+    (Engine, ("submit_all",)),
     (files, ("read_once", "put", "put_reason", "sync_folders", "remove")),
 )
 
