@@ -96,8 +96,8 @@ def decode(
 
     `background`: the colour behind transparent pixels. `at_least_px`: the caller will shrink the
     short side to this many pixels, so a large JPEG may be decoded at a half, a quarter or an eighth
-    (the DCT scaling of libjpeg), but never under twice that size: no class changed on 1,000
-    photographs.
+    (the DCT scaling of libjpeg), but never under twice that size; docs/performance.md has what that
+    gains and costs.
 
     Raises `ImageError` for every kind of bad input. The broad `except` is the only one of the
     house: damaged files make decoders raise nearly anything.

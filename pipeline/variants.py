@@ -15,6 +15,7 @@ from core.recipe import Recipe
 from pipeline import onnx_file
 from pipeline.dataset import Split
 from pipeline.fit import Epoch, best, logits_of
+from pipeline.metrics import accuracy
 from pipeline.networks import Classifier, multiply_adds
 from pipeline.params import Params
 from pipeline.stage import fresh_file, fresh_folder
@@ -102,6 +103,7 @@ def write(  # noqa: PLR0913 - a finished training is these things
 ) -> Variant:
     """Write all files of a variant that has been trained."""
     chosen = best(epochs)
+    logits = logits_of(model, valid.images).numpy()
     variant = Variant(
         name=name,
         prepared=prepared,
@@ -111,13 +113,13 @@ def write(  # noqa: PLR0913 - a finished training is these things
         epochs=len(epochs),
         best_epoch=chosen.epoch,
         train_accuracy=chosen.train_accuracy,
-        validation_accuracy=chosen.validation_accuracy,
+        validation_accuracy=accuracy(valid.indices, logits.argmax(axis=1)),
         validation_loss=chosen.validation_loss,
         shown={key: str(value) for key, value in shown.items()},
     )
     folder = fresh_folder(folder_of(root, name))
     torch.save(model.state_dict(), checkpoint_file(folder))
-    np.save(folder / "valid_logits.npy", logits_of(model, valid.images).numpy())
+    np.save(folder / "valid_logits.npy", logits)
     onnx_path(folder).write_bytes(onnx_file.to_onnx(model, recipe.size_px))
     (folder / "variant.json").write_text(json.dumps(asdict(variant), indent=2) + "\n", "utf-8")
     _write_history(fresh_file(root / HISTORY / f"{name}.csv"), epochs)

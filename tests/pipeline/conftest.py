@@ -39,6 +39,13 @@ SMALL = prepared("small")
 FORMATS = ("PNG", "JPEG", "BMP")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that asks for `run` waits for all stages: a minute, more on a busy machine."""
+    for item in items:
+        if "run" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 class Run(NamedTuple):
     """A folder in which all stages have run, and with what."""
 
