@@ -76,7 +76,7 @@ def test_readers_writers_and_watcher_share_the_database_and_nobody_hears_of_a_lo
     length_s = 60.0 if soak else 3.0
     start(HEARTBEAT_S="0", SETTLE_S="0.05")
     with serving(home) as server, Clients(server.url, paint) as clients:
-        dropped = drop(home / "inbox", paint, length_s)
+        dropped = drop(home / "inbox", paint, length_s, lambda: len(clients.writes_s) >= 10)
     goal = dropped + len(clients.writes_s)
     until(lambda: store.count() == goal, "every file and upload has its row", 300)
     assert clients.bad == []
@@ -91,11 +91,13 @@ def test_readers_writers_and_watcher_share_the_database_and_nobody_hears_of_a_lo
     )
 
 
-def drop(inbox: Path, paint: Callable[..., bytes], length_s: float) -> int:
-    """Files come in for so long, 400 a second at most; returns how many."""
+def drop(
+    inbox: Path, paint: Callable[..., bytes], length_s: float, is_enough: Callable[[], bool]
+) -> int:
+    """Files come in for so long and until it is enough, 400 a second at most; returns how many."""
     dropped = 0
     end_s = time.monotonic() + length_s
-    while time.monotonic() < end_s:
+    while time.monotonic() < end_s or not is_enough():
         for _ in range(20):
             data = paint("red", (20 + dropped % 400, 20 + dropped // 400))
             (inbox / f"{dropped}.png").write_bytes(data)
