@@ -80,7 +80,7 @@ def test_an_image_may_come_in_chunks(server: Server, paint: Paint) -> None:
 def test_a_client_that_goes_away_is_no_fault_of_ours(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
     while 'status="400"' not in httpx2.get(f"{server.url}/metrics").text:
