@@ -94,6 +94,10 @@ monitoring-test: install-dev ## Metrics, rules, dashboards and containers alone,
 openapi: install ## Write openapi.json, the document that clients are built against
 	@$(BIN)/python -m api > openapi.json
 
+.PHONY: load
+load: install-dev ## 64 clients upload for SECONDS=60 while the watcher works: nothing is lost, nobody is locked out
+	PIGEONHOLE_LOAD_S=$(or $(SECONDS),60) $(BIN)/pytest -s tests/api/test_load.py
+
 .PHONY: fuzz
 fuzz: install-dev ## Thousands of made-up requests to a real server: CASES=200 each, SEED=1
 	PIGEONHOLE_FUZZ_CASES=$(or $(CASES),200) PIGEONHOLE_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest -s --timeout 3600 tests/api/test_fuzz.py

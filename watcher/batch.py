@@ -122,7 +122,8 @@ class Worker:
                     claimed, first_seen_s, put_off, [before for before, _ in under_way]
                 )
                 under_way.append((asked, filing.submit(self._finish, asked)))
-                while len(under_way) > (0 if suspects else AHEAD):
+                may_overlap = not suspects and not any(map(_is_suspect, claimed))
+                while len(under_way) > (AHEAD if may_overlap else 0):
                     yield under_way.popleft()[1].result()
                 for suspect in suspects:
                     yield self.work({suspect.path: suspect.stamp}, first_seen_s)
@@ -154,7 +155,7 @@ class Worker:
     ) -> tuple[list[Delivery], list[Delivery]]:
         """What is ours now, and the suspects: those were given back, to be worked on alone."""
         claimed = self._store.claim(list(files.items()), self._me, _now(), LEASE_S)
-        suspects = [item for item in claimed if item.attempts > SHARED_ATTEMPTS]
+        suspects = [item for item in claimed if _is_suspect(item)]
         if not suspects or (is_alone and len(claimed) == 1):
             return claimed, []
         self._store.release(suspects)
@@ -394,6 +395,11 @@ class Worker:
             return True  # gone: `put` finds the link that was made, or nothing
         except OSError:
             return True
+
+
+def _is_suspect(delivery: Delivery) -> bool:
+    """Whether it was there so often when the process died that it may be the cause."""
+    return delivery.attempts > SHARED_ATTEMPTS
 
 
 def _done(outcome: Outcome) -> Future[Outcome]:

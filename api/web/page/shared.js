@@ -98,9 +98,9 @@ export function scrollOn(list, end, url) {
     isBusy = true;
     end.textContent = "Fetching more…";
     try {
-      const { nodes, isAll } = await part(url(list.lastElementChild));
+      const { nodes, isAll } = await part(url([...list.querySelectorAll("[data-seq]")].at(-1)));
       nodes.forEach((node) => localTimes(node));
-      list.append(...nodes);
+      if (nodes.length) list.append(chunk(nodes));
       end.textContent = isAll ? "That is all." : "";
       if (isAll) observer.disconnect();
     } catch (error) {
@@ -112,6 +112,15 @@ export function scrollOn(list, end, url) {
   }, { rootMargin: "1200px" });
   end.textContent = "";
   observer.observe(end);
+}
+
+function chunk(nodes) {
+  const item = document.createElement("li");
+  const rows = document.createElement("ol");
+  item.className = "chunk";
+  rows.append(...nodes);
+  item.append(rows);
+  return item;
 }
 
 localTimes();
