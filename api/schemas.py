@@ -143,7 +143,8 @@ class ResultPage(Wire):
 
 
 # No control characters, no ends of lines, no halves of surrogates, nothing blank at either end.
-_IN_LABEL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff"
+_HALVES = r"\ud800-\udfff"  # which no schema need speak of
+_IN_LABEL = rf"\u0000-\u001f\u007f-\u009f\u2028\u2029{_HALVES}"
 _LABEL = re.compile(rf"[^\s{_IN_LABEL}](?:[^{_IN_LABEL}]*[^\s{_IN_LABEL}])?")
 
 
@@ -160,7 +161,10 @@ class Correction(Wire):
         Annotated[
             str,
             AfterValidator(_label),
-            Field(max_length=_MAX_TEXT, json_schema_extra={"pattern": r"^\S(.*\S)?$"}),
+            Field(
+                max_length=_MAX_TEXT,
+                json_schema_extra={"pattern": f"^{_LABEL.pattern.replace(_HALVES, '')}$"},
+            ),
         ]
         | None
     ) = Field(examples=["cat"])

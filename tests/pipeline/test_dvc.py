@@ -168,7 +168,7 @@ def test_dvc_lock_was_made_from_the_committed_zip_and_params(repository: Path) -
     trained = [f"train@{name}" for name in params["train"]["run"]]
     trained += [f"transfer@{name}" for name in params["transfer"]["run"]]
     prepared = [f"preprocess@{name}" for name in params["preprocess"]["recipes"]]
-    assert set(lock) <= {"unzip", *prepared, "evaluate", *trained, *AFTER}
+    assert set(lock) == {"unzip", *prepared, "evaluate", *trained, *AFTER}
     for stage in lock.values():
         for key, value in stage["params"]["params.yaml"].items():
             assert value == functools.reduce(dict.__getitem__, key.split("."), params)
