@@ -446,6 +446,7 @@ def test_a_result_is_corrected_on_its_own_page_and_its_neighbours_are_a_key_away
 
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_role("heading", level=1)).to_have_text("last.png")  # blue does not match
+    expect(page.locator(".history time[data-done]").first).to_be_attached()  # the script has run
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("heading", level=1)).to_have_text("middle.png")
 
