@@ -40,7 +40,11 @@ def _no_nul(text: object) -> object:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_no_nul), Field(min_length=1, max_length=_MAX_TEXT)]
+Text = Annotated[
+    str,
+    BeforeValidator(_no_nul),
+    Field(min_length=1, max_length=_MAX_TEXT, json_schema_extra={"pattern": r"^[^\u0000]*$"}),
+]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Timestamp = Annotated[
     str,

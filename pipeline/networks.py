@@ -116,14 +116,15 @@ class _Block(nn.Module):  # type: ignore[misc]
         self.first = _normed(channels, filters, stride=stride)
         self.second = _normed(filters, filters)
         nn.init.zeros_(self.second[1].weight)
-        pool = [nn.AvgPool2d(stride)] if stride > 1 else []
+        # An odd side is halved upwards, as the convolution does it.
+        pool = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
         wider = [_normed(channels, filters, kernel_px=1)] if channels != filters else []
         self.around = nn.Sequential(*pool, *wider)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, F, H / stride, W / stride)."""
         bent = self.second(torch.relu(self.first(maps)))
-        return torch.relu(bent + self.around(maps)[..., : bent.shape[2], : bent.shape[3]])
+        return torch.relu(bent + self.around(maps))
 
 
 def _normed(channels: int, filters: int, kernel_px: int = 3, stride: int = 1) -> nn.Sequential:
