@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from api import problems, view
 from api.events import Events
+from api.inbox import Inbox
 from api.keyring import Keyring
 from api.middleware import Hardened, HeadAsGet, KnownHost, LastResort, Observed
 from api.parts import Parts
@@ -205,6 +206,7 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
         metrics,
         HttpMetrics(metrics.registry),
         Events(store.database),
+        Inbox(settings, store),
         Keyring(settings, store.database),
         cursor_secret=keys.shared_secret(store.database, "cursor"),
         thumbnailers=CapacityLimiter(settings.workers),

@@ -7,6 +7,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from api.events import Events
+from api.inbox import Inbox
 from api.keyring import Keyring
 from api.recorder import Recorder
 from core.bundle import Bundle
@@ -29,6 +30,7 @@ class Parts:
     metrics: Metrics
     http: HttpMetrics
     events: Events
+    inbox: Inbox
     keyring: Keyring
     cursor_secret: bytes
     # One large image each: decoding takes memory.

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 
 from storage import reviews
+from storage.limbo import State
 from storage.results import Order, ResultFilter, Source, Status
 from storage.statistics import Resolution
 
@@ -259,6 +260,28 @@ class Quality(Wire):
     label_drift: float | None = Field(description="PSI of labels against the bundle's reference")
 
 
+class InboxFile(Wire):
+    """A file that has no row yet, and why."""
+
+    path: str = Field(description="relative to the inbox")
+    state: State
+    detail: str
+    since: Timestamp | None = Field(description="its arrival")
+    until: Timestamp | None = Field(
+        description="when a claim ends, a retry is due, or it will have settled"
+    )
+    attempts: int = Field(ge=0)
+
+
+class InboxNow(Wire):
+    """What is in the inbox now, some seconds old where very many files wait."""
+
+    waiting: int = Field(ge=0, description="files that will get a row by themselves")
+    oldest_at: Timestamp | None
+    by_state: Counts = Field(examples=[{"settling": 3, "retry": 1, "ignored": 2}])
+    files: list[InboxFile] = Field(description="up to a hundred, those first that need somebody")
+
+
 class Stats(Wire):
     """The results of a span of time, counted; how fast, how good."""
 
@@ -273,6 +296,7 @@ class Stats(Wire):
     latency_ms: Latency
     reviews: ReviewCounts
     quality: Quality | None
+    inbox: InboxNow | None = Field(description="null: it cannot be listed; /readyz says why")
 
 
 class Recipe(Wire):

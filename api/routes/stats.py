@@ -1,4 +1,4 @@
-"""GET /v1/stats: how many, how fast, how good."""
+"""GET /v1/stats: how many, how fast, how good, and what still waits."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 from starlette.background import BackgroundTask
 
+from api import inbox
 from api.access import v1_router
 from api.conditional import ETAG, NOT_MODIFIED, json_answer
 from api.parts import Given, Parts
@@ -30,7 +31,7 @@ router = v1_router("results")
     },
 )
 def get_stats(query: Annotated[StatsQuery, Query()], request: Request, parts: Given) -> Response:
-    """Counts by label and status over time, rates, latencies, reviews, and quality.
+    """Counts by label and status over time, rates, latencies, reviews, quality, and the inbox.
 
     The span is widened to whole buckets; minutes are kept for two days, and `since` in the answer
     says where they begin. `quality` is asked for in
@@ -69,6 +70,7 @@ def _shown(found: Statistics, parts: Parts) -> dict[str, Any]:
         },
         "reviews": asdict(found.reviews),
         "quality": asdict(quality) if quality else None,
+        "inbox": inbox.shown(parts.inbox.look()),
     }
 
 

@@ -1,5 +1,7 @@
 """GET /v1/stats."""
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.schemas import Stats
+from tests.api.conftest import parts
 from tests.api.test_results import fill
 
 Upload = Callable[..., dict[str, Any]]
@@ -88,3 +91,26 @@ def test_minutes_begin_where_they_are_kept(client: TestClient, upload: Upload) -
     since = datetime.fromisoformat(found["since"])
     assert timedelta(days=1.9) < datetime.now(UTC) - since < timedelta(days=2.1)
     assert found["images"] == 1
+
+
+def test_every_file_in_the_inbox_is_explained(client: TestClient) -> None:
+    folder = parts(client).settings.inbox
+    folder.mkdir(exist_ok=True)
+    (folder / "young.png").write_bytes(b"x")
+    (folder / "half.part").write_bytes(b"x")
+    os.mkfifo(folder / "pipe.png")
+
+    found = stats(client)["inbox"]
+
+    assert found["by_state"] == {"settling": 1, "ignored": 1, "special": 1}
+    assert found["waiting"] == 1
+    (young,) = (each for each in found["files"] if each["path"] == "young.png")
+    assert young["since"] == found["oldest_at"]
+    assert young["since"] < young["until"]
+    assert {each["path"] for each in found["files"]} == {"young.png", "half.part", "pipe.png"}
+
+
+def test_an_inbox_that_cannot_be_listed_is_null(client: TestClient) -> None:
+    shutil.rmtree(parts(client).settings.inbox, ignore_errors=True)
+
+    assert stats(client)["inbox"] is None
