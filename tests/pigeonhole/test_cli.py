@@ -92,11 +92,14 @@ def test_every_setting_and_its_default_is_in_the_document(repository: Path) -> N
         "database_url": "sqlite:///`HOME`/pigeonhole.db",
         "api_key": "none",
         "workers": "number of cores",
+        "allowed_hosts": "none",
+        "cors_origins": "none",
         "webhook_url": "none",
         "webhook_secret": "none",
         "ignore": "none",
         "done_suffix": "none",
         "max_body_bytes": "20MiB",
+        "min_free_bytes": "100MiB",
     }
     for name, field in Settings.model_fields.items():
         assert told[name] == computed.get(name, str(field.default)), name

@@ -3,7 +3,7 @@
 import base64
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from sqlalchemy import delete
 
 from core.types import Failure, ModelRef, Prediction
+from storage.database import Database
 from storage.results import (
     CursorError,
     Order,
@@ -23,6 +25,7 @@ from storage.results import (
     decode_cursor,
     encode_cursor,
 )
+from storage.schema import results
 from storage.store import Finished, Store
 from tests.postgresql import Server
 
@@ -71,19 +74,24 @@ def sixty_in_sqlite(tmp_path_factory: pytest.TempPathFactory, fill: Fill) -> Pat
 
 @pytest.fixture(scope="session")
 def sixty_in_postgresql(postgresql_server: Server, fill: Fill) -> str:
-    """A database with the sixty rows, to be read."""
+    """A database with the sixty rows; what a test adds is taken out again."""
     url = postgresql_server.create("sixty")
     fill(url)
     return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, url: str) -> str:
+def url(request: pytest.FixtureRequest, url: str) -> Iterator[str]:
     """A filter means the same on both kinds of database."""
     if request.param == "sqlite":
-        return url
-    there = "sixty_in_postgresql" if "rows" in request.fixturenames else "empty_in_postgresql"
-    return str(request.getfixturevalue(there))
+        yield url
+    elif "rows" not in request.fixturenames:
+        yield str(request.getfixturevalue("empty_in_postgresql"))
+    else:
+        sixty = str(request.getfixturevalue("sixty_in_postgresql"))
+        yield sixty
+        with closing(Database(sixty)) as database, database.write() as connection:
+            connection.execute(delete(results).where(results.c.seq > 60))
 
 
 @pytest.fixture
