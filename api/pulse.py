@@ -1,6 +1,6 @@
 """What the page shows of the whole: numbers, throughput, labels, inbox, model, health."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -8,8 +8,10 @@ from urllib.parse import urlencode
 from api.charts import SPANS, Bucket, Chart, throughput
 from api.parts import Parts
 from monitoring.health import Report
+from monitoring.quality import Estimate, Quality
 from storage import statistics, watchers
 
+MOVED = 0.25  # as the alert DriftSustained has it
 HOLES = 12  # labels in the rack; a model may have thousands
 
 
@@ -58,12 +60,13 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The model that answers."""
+    """The model that answers; `quality`: what is known of its latest answers, in sentences."""
 
     name: str
     version: str
     labels: int
     accuracy: float | None
+    quality: tuple[State, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +118,34 @@ def side(parts: Parts, report: Report) -> Side:
             manifest.version[:12],
             len(manifest.labels),
             manifest.metrics.get("test_accuracy"),
+            tuple(_told(parts.metrics.known_quality())),
         ),
         checks=[
             State(complaint or "ok", "bad" if complaint else "good", name)
             for name, complaint in report.complaints.items()
         ],
     )
+
+
+def _told(quality: Quality | None) -> Iterator[State]:
+    """Estimated and reviewed accuracy with their intervals, and drift; nothing of what is unknown.
+
+    Above 0.25 a population stability index is taken for another world (see docs/monitoring.md).
+    """
+    if quality is None:
+        return
+    if estimate := quality.estimated_accuracy:
+        yield State(f"{_share(estimate)} right, by its own confidence", "good")
+    if reviewed := quality.reviewed_accuracy:
+        yield State(f"{_share(reviewed)} right, by {reviewed.images} of the random sample", "good")
+    if (drift := quality.label_drift) is not None:
+        moved = drift > MOVED
+        text = "Labels have moved away from its data" if moved else "Labels are as in its data"
+        yield State(f"{text} (drift {drift:.2f})", "ask" if moved else "good")
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.0%} ({estimate.lower:.0%} to {estimate.upper:.0%})"
 
 
 def _inbox(reports: Sequence[watchers.Report], now: datetime) -> State:

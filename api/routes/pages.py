@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from api import session
@@ -144,7 +145,9 @@ def get_pulse(request: Request, parts: Given, asked: Filters) -> Response:
 @inside.get("/parts/side")
 def get_side(parts: Given) -> Response:
     """Inbox, model and health."""
-    return page("side.html", side=side(parts, examine(checks(parts))))
+    answer = page("side.html", side=side(parts, examine(checks(parts))))
+    answer.background = BackgroundTask(parts.metrics.known_quality, at_once=True)
+    return answer
 
 
 # --- review --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from api import keyring
 from api.app import create_app
 from core.settings import Settings
 from core.types import Failure, ImageInfo, ImageRef, LabelScore, Prediction
+from monitoring.quality import MIN_IMAGES
 from storage import keys
 from storage.store import Finished
 from tests.api.conftest import parts
@@ -187,6 +188,16 @@ def test_rows_go_on_before_and_after(client: TestClient, upload: Upload) -> None
     assert re.findall(r'data-seq="(\d+)"', older.text) == seqs[1:]
     assert re.findall(r'data-seq="(\d+)"', newer.text) == seqs[:2]
     assert older.headers["X-Rows"] == newer.headers["X-Rows"] == "all"
+
+
+def test_how_good_the_answers_are_stands_beside_the_model(client: TestClient) -> None:
+    for number in range(MIN_IMAGES):
+        record(client, f"{number}.png", "red", 0.9)
+    client.get("/parts/side")  # the database is asked once this is answered
+
+    told = Tags(client.get("/parts/side").text).text
+
+    assert "90% (84% to 96%) right, by its own confidence" in told
 
 
 # --- with a key ----------------------------------------------------------------------------------
