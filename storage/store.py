@@ -334,12 +334,15 @@ class Store:
         min_confidence: float,
         now: datetime,
         audit_share: float = 0.0,
+        within: Callable[[Connection, list[Result | None]], None] | None = None,
     ) -> list[Result | None]:
         """Commit a batch of outcomes in one transaction; returns one row for each, in order.
 
         None stands for a delivery that somebody else has taken over meanwhile: the row is theirs.
         `model` is what was loaded, for rows that have no prediction. `audit_share` of all
-        predictions need review, however sure they are (see `storage.audit`).
+        predictions need review, however sure they are (see `storage.audit`). `within` is called
+        with what will be returned, before the commit and in its transaction; what it raises undoes
+        all of it.
         """
         with self.database.write() as connection:
             held = self._mark_classified(connection, finished)
@@ -355,7 +358,10 @@ class Store:
                 connection.execute(insert(results), new)
                 if self._with_outbox:
                     outbox.add(connection, [row["id"] for row in new], now)
-        return [from_mapping(row) if row else None for row in rows]
+            recorded = [from_mapping(row) if row else None for row in rows]
+            if within:
+                within(connection, recorded)
+        return recorded
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
         """Close deliveries whose files are put away: (delivery id, where the file is now).
