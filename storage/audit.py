@@ -7,7 +7,7 @@ asks, independent of image and answer, with no column and no dice.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
@@ -46,7 +46,7 @@ def is_audited(identifier: str, share: float) -> bool:
 def recent_answers(database: Database, model_version: str, limit: int) -> list[Answer]:
     """This model's latest answers, newest first, whatever way the images came."""
     columns = results.c
-    query = (
+    query: Select[Any] = (
         select(
             columns.label,
             columns.confidence,
