@@ -53,6 +53,7 @@ from storage.results import (
     encode_cursor,
     from_mapping,
     from_row,
+    input_statistics,
     page_query,
 )
 from storage.schema import deliveries, results
@@ -375,12 +376,15 @@ class Store:
         min_confidence: float,
         now: datetime,
         audit_share: float = 0.0,
+        within: Callable[[Connection, list[Result | None]], None] | None = None,
     ) -> list[Result | None]:
         """Commit a batch of outcomes in one transaction; returns one row for each, in order.
 
         None stands for a delivery that somebody else has taken over meanwhile: the row is theirs.
         `model` is what was loaded, for rows that have no prediction. `audit_share` of all
-        predictions need review, however sure they are (see `storage.audit`).
+        predictions need review, however sure they are (see `storage.audit`). `within` is called
+        with what will be returned, before the commit and in its transaction; what it raises undoes
+        all of it.
         """
         with self.database.write() as connection:
             held = self._mark_classified(connection, finished)
@@ -396,7 +400,10 @@ class Store:
                 connection.execute(insert(results), new)
                 if self._with_outbox:
                     outbox.add(connection, [row["id"] for row in new], now)
-        return [from_mapping(row) if row else None for row in rows]
+            recorded = [from_mapping(row) if row else None for row in rows]
+            if within:
+                within(connection, recorded)
+        return recorded
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
         """Close deliveries whose files are put away: (delivery id, where the file is now).
@@ -440,7 +447,7 @@ class Store:
             for chunk in _chunks(sorted(set(hashes))):
                 whose = {"hashes": chunk, "name": model.name, "version": model.version}
                 for row in connection.execute(_FIRST_ANSWERS, whose):
-                    found[row.sha256] = _prediction(from_row(row))
+                    found[row.sha256] = _prediction(row)
         return found
 
     def result(self, identifier: str) -> Result | None:
@@ -577,6 +584,7 @@ def _result_row(
 ) -> dict[str, Any]:
     prediction = item.outcome if isinstance(item.outcome, Prediction) else None
     failure = item.outcome if isinstance(item.outcome, Failure) else None
+    looks = prediction.image.statistics if prediction else None
     model = prediction.model if prediction else model
     identifier = str(uuid7())
     return {
@@ -604,12 +612,17 @@ def _result_row(
         "received_at": item.received_at,
         "classified_at": now,
         "latency_ms": round(item.latency_ms, 3),
+        "brightness": looks.brightness if looks else None,
+        "contrast": looks.contrast if looks else None,
+        "sharpness": looks.sharpness if looks else None,
     }
 
 
-def _prediction(result: Result) -> Prediction:
+def _prediction(row: Row[Any]) -> Prediction:
     """A stored answer as a `Prediction` again; only for rows that are classified."""
-    info = ImageInfo(result.width_px or 0, result.height_px or 0, result.format or "unknown")
+    result = from_row(row)
+    size_px = result.width_px or 0, result.height_px or 0
+    info = ImageInfo(*size_px, result.format or "unknown", input_statistics(row))
     scores: tuple[LabelScore, ...] = result.scores
     return Prediction(result.label or "", result.confidence or 0.0, scores, result.model, info)
 
