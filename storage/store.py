@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -42,6 +43,7 @@ from core.types import (
 from storage import outbox
 from storage.audit import is_audited
 from storage.database import Database
+from storage.inbox import Found
 from storage.migrations import migrate
 from storage.results import (
     Order,
@@ -241,20 +243,20 @@ class Store:
                     .values(lease_until=until)
                 )
 
-    def kept(self) -> list[tuple[str, Stamp]]:
-        """The files that policy `keep` has left in the inbox, as they were when classified."""
-        query = select(*_IDENTITY).where(deliveries.c.state == "kept")
-        with self.database.read() as connection:
-            return [
-                (_path(path), Stamp(_unsigned(device), _unsigned(inode), size_bytes, mtime_ns))
-                for path, device, inode, size_bytes, mtime_ns in connection.execute(query)
-            ]
+    def without_kept(self, found: Iterable[Found]) -> Iterator[Found]:
+        """The same without the files that policy `keep` has left there, and nobody changed since.
 
-    def count_kept(self) -> int:
-        """How many files policy `keep` has left in the inbox."""
-        query = select(func.count()).select_from(deliveries).where(deliveries.c.state == "kept")
-        with self.database.read() as connection:
-            return connection.scalar(query) or 0
+        The database is asked piece by piece: memory is the same for any number of kept files.
+        """
+        if not self._has_kept():
+            yield from found
+            return
+        rest = iter(found)
+        while piece := list(islice(rest, _LOOKUP_ROWS)):
+            kept = self._kept_of(piece)
+            for each in piece:
+                if each.stamp is None or _lasting(each.path, each.stamp) not in kept:
+                    yield each
 
     def forget_kept(self, path: str) -> bool:
         """Take up again a file that policy `keep` has left; False if it has left none there."""
@@ -262,41 +264,23 @@ class Store:
         with self.database.write() as connection:
             return connection.execute(delete(deliveries).where(mine)).rowcount > 0
 
-    def drop_absent(
-        self,
-        present: Iterable[tuple[str, Stamp]],
-        now: datetime,
-        hides: Callable[[str, int], bool] = lambda path, device: False,  # noqa: ARG005
-    ) -> int:
-        """Drop ownerless deliveries whose file is no longer there; returns how many.
-
-        `present` is read only if there are any. `hides(path, device)`, asked after that, says that
-        a file that was not present may yet be there.
-        """
-        idle = or_(
-            deliveries.c.state == "kept",
-            and_(deliveries.c.state.in_(("claimed", "waiting")), _is_free(now)),
-        )
+    def absent(self, is_gone: Callable[[str, Stamp], bool], now: datetime) -> list[str]:
+        """The ids of ownerless deliveries whose file is gone, as `is_gone` says."""
+        query = select(deliveries.c.id, *_IDENTITY).where(_is_ownerless(now))
         with self.database.read() as connection:
-            rows: Sequence[Any] = connection.execute(
-                select(deliveries.c.id, *_IDENTITY).where(idle)
-            ).all()
-        if not rows:
-            return 0
-        absent = {_lasting(_path(row.path), _stamp(row)): row for row in rows}
-        for path, stamp in present:
-            absent.pop(_lasting(path, stamp), None)
-        gone = [
-            row.id for (path, *_), row in absent.items() if not hides(path, _unsigned(row.device))
-        ]
-        if not gone:
-            return 0
+            rows: Iterable[Any] = connection.execute(
+                query, execution_options={"yield_per": _STREAM_ROWS}
+            )
+            return [row.id for row in rows if is_gone(_path(row.path), _stamp(row))]
+
+    def drop(self, absent: Sequence[str], now: datetime) -> int:
+        """Forget these deliveries, if nobody has taken them meanwhile; returns how many."""
         with self.database.write() as connection:
             return sum(
                 connection.execute(
-                    delete(deliveries).where(deliveries.c.id.in_(chunk), idle)
+                    delete(deliveries).where(deliveries.c.id.in_(chunk), _is_ownerless(now))
                 ).rowcount
-                for chunk in _chunks(gone)
+                for chunk in _chunks(absent)
             )
 
     def held(self, now: datetime) -> set[str]:
@@ -484,6 +468,19 @@ class Store:
 
     # --- helpers -----------------------------------------------------------------------------
 
+    def _has_kept(self) -> bool:
+        query = select(deliveries.c.id).where(deliveries.c.state == "kept").limit(1)
+        with self.database.read() as connection:
+            return connection.scalar(query) is not None
+
+    def _kept_of(self, piece: Sequence[Found]) -> set[tuple[str, int, int, int]]:
+        """Which of these policy `keep` has left; no condition on the state, so by their paths."""
+        paths = [os.fsencode(found.path) for found in piece if found.stamp]
+        query = select(deliveries.c.state, *_IDENTITY).where(deliveries.c.path.in_(paths))
+        with self.database.read() as connection:
+            rows: Iterable[Any] = connection.execute(query)
+            return {_lasting(_path(row.path), _stamp(row)) for row in rows if row.state == "kept"}
+
     def _insert_new(self) -> Any:  # noqa: ANN401 - two dialects
         dialect = sqlite if self.database.is_sqlite else postgresql
         return dialect.insert(deliveries).on_conflict_do_nothing().returning(*deliveries.c)
@@ -508,6 +505,12 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
     """Whether nobody holds a delivery any more: also when the clock was set back since."""
     until = deliveries.c.lease_until
     return or_(until <= now, until > now + LONGEST_HOLD)
+
+
+def _is_ownerless(now: datetime) -> ColumnElement[bool]:
+    """Whether nobody works on a delivery, and none of its file is left to be put away."""
+    unclaimed = and_(deliveries.c.state.in_(("claimed", "waiting")), _is_free(now))
+    return or_(deliveries.c.state == "kept", unclaimed)
 
 
 def _quarantined_at(path: str) -> ColumnElement[bool]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from storage.results import Result, ResultFilter
 from storage.store import Store
+from watcher.batch import LEASE_S
 
 SETTLE_S = 0.1
 _CHUNKS = 5
@@ -91,7 +92,7 @@ class Sender:
 class Nursery:
     """Real watcher processes of one HOME, forked from one that has imported everything."""
 
-    def __init__(self, home: Path, log: Path, **settings: str) -> None:
+    def __init__(self, home: Path, log: Path, *, lease_s: float = LEASE_S, **settings: str) -> None:
         defaults = {
             "HOME": str(home),
             "SETTLE_S": str(SETTLE_S),
@@ -108,7 +109,7 @@ class Nursery:
         self._changed = threading.Condition()
         self._log = log.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, str(_DRIVER), str(self._counter)],
+            [sys.executable, str(_DRIVER), str(self._counter), str(lease_s)],
             env={**os.environ, **named, "PYTHONPATH": str(_DRIVER.parents[3])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -36,7 +36,8 @@ def test_four_watchers_share_an_inbox_while_any_of_them_is_killed(
     files, kills = (10_000, 100) if soak else (400, 8)
     batch = 16
     sender = Sender(home / "inbox", random.Random(seed))
-    with Nursery(home, tmp_path / "watcher.log", BATCH_SIZE=str(batch)) as nursery:
+    log = tmp_path / "watcher.log"
+    with Nursery(home, log, lease_s=2.0, BATCH_SIZE=str(batch)) as nursery:
         figures = storm(nursery, sender, store, files=files, kills=kills, watchers=4)
     say(f"G6 seed {seed}, 4 watchers: {figures}")
     check(figures, home, rows(), sender)
