@@ -61,6 +61,7 @@ from storage.results import (
 from storage.schema import deliveries, results
 
 _T = TypeVar("_T")
+_Lasting = tuple[bytes, int, int, int]  # path, inode, size, mtime
 LONGEST_HOLD = timedelta(minutes=3)  # no lease and no back-off is longer
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _STREAM_ROWS = 500
@@ -255,9 +256,7 @@ class Store:
         rest = iter(found)
         while piece := list(islice(rest, _LOOKUP_ROWS)):
             kept = self._kept_of(piece)
-            for each in piece:
-                if each.stamp is None or _lasting(each.path, each.stamp) not in kept:
-                    yield each
+            yield from (each for each in piece if _lasting(each) not in kept)
 
     def forget_kept(self, path: str) -> bool:
         """Take up again a file that policy `keep` has left; False if it has left none there."""
@@ -474,13 +473,17 @@ class Store:
         with self.database.read() as connection:
             return connection.scalar(query) is not None
 
-    def _kept_of(self, piece: Sequence[Found]) -> set[tuple[str, int, int, int]]:
+    def _kept_of(self, piece: Sequence[Found]) -> set[_Lasting]:
         """Which of these policy `keep` has left; no condition on the state, so by their paths."""
-        paths = [os.fsencode(found.path) for found in piece if found.stamp]
-        query = select(deliveries.c.state, *_IDENTITY).where(deliveries.c.path.in_(paths))
+        c = deliveries.c
+        query = select(c.state, c.path, c.inode, c.size_bytes, c.mtime_ns)
+        query = query.where(c.path.in_([os.fsencode(found.path) for found in piece if found.stamp]))
         with self.database.read() as connection:
-            rows: Iterable[Any] = connection.execute(query)
-            return {_lasting(_path(row.path), _stamp(row)) for row in rows if row.state == "kept"}
+            return {
+                (bytes(path), inode, size_bytes, mtime_ns)
+                for state, path, inode, size_bytes, mtime_ns in connection.execute(query)
+                if state == "kept"
+            }
 
     def _insert_new(self) -> Any:  # noqa: ANN401 - two dialects
         dialect = sqlite if self.database.is_sqlite else postgresql
@@ -627,9 +630,12 @@ def _identity(path: str, stamp: Stamp) -> dict[str, Any]:
     }
 
 
-def _lasting(path: str, stamp: Stamp) -> tuple[str, int, int, int]:
-    """What stays of an identity when the file system is mounted anew."""
-    return path, stamp.inode, stamp.size_bytes, stamp.mtime_ns
+def _lasting(found: Found) -> _Lasting | None:
+    """What stays of an identity when the file system is mounted anew, as the table has it."""
+    stamp = found.stamp
+    if stamp is None:
+        return None
+    return os.fsencode(found.path), _signed(stamp.inode), stamp.size_bytes, stamp.mtime_ns
 
 
 def _delivery(row: Row[Any]) -> Delivery:

@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from core.engine import Engine
-from core.ids import uuid7
 from core.settings import Settings
 from core.types import Failure
 from monitoring.metrics import Metrics
@@ -59,8 +58,7 @@ def fill(home: Path, total: int, paint: Paint) -> None:
 def keep_all(store: Store, inbox: Path) -> None:
     """As if every file there had been classified with policy `keep`."""
     rows = (
-        (str(uuid7()), os.fsencode(path), *astuple(stamp), *_KEPT)
-        for path, stamp in Walk(inbox).files()
+        (path, os.fsencode(path), *astuple(stamp), *_KEPT) for path, stamp in Walk(inbox).files()
     )
     columns = "id, path, device, inode, size_bytes, mtime_ns, state, owner, attempts"
     insert = f"INSERT OR IGNORE INTO deliveries ({columns}, lease_until, received_at) VALUES "
@@ -98,11 +96,15 @@ def test_a_hundred_thousand_waiting_files_cost_less_than_50_mib(
 
 @pytest.mark.guarantee("G20")
 def test_a_hundred_thousand_kept_files_cost_less_than_50_mib(
-    settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path, paint: Paint
-) -> None:
-    """G20 with policy `keep`: listed, reconciled, counted at scrapes, explained, and one is new."""
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics, home: Path, paint: Paint,
+    soak: bool,
+) -> None:  # fmt: skip
+    """G20 with policy `keep`: listed, reconciled, counted at scrapes, explained, and one is new.
+
+    In the short form a third of them may cost a third of that.
+    """
     keeping = settings.model_copy(update={"settle_s": 0.0, "after": "keep", "reconcile_s": 1})
-    total = 100_000
+    total, limit_mib = (100_000, 50) if soak else (33_000, 16)
     watcher = Watcher(keeping, store, engine, metrics)
     try:
         (home / "inbox" / "warm.png").write_bytes(paint("red"))
@@ -120,7 +122,7 @@ def test_a_hundred_thousand_kept_files_cost_less_than_50_mib(
     finally:
         watcher.close()
     print(f"grown by {grown_mib:.1f} MiB with {total} files kept")  # noqa: T201
-    assert grown_mib < 50
+    assert grown_mib < limit_mib
 
 
 @pytest.mark.parametrize(("order", "first"), [("oldest", 0), ("newest", 29)])
