@@ -249,6 +249,7 @@ class Store:
                 .values(
                     state="waiting",
                     lease_until=until,
+                    postponed=deliveries.c.postponed + 1,
                     error_code=error.code,
                     error_detail=error.detail,
                 )
@@ -652,7 +653,9 @@ def _lasting(found: Found) -> _Lasting | None:
 
 
 def _delivery(row: Row[Any]) -> Delivery:
-    return Delivery(row.id, _path(row.path), _stamp(row), row.attempts, row.received_at)
+    return Delivery(
+        row.id, _path(row.path), _stamp(row), row.attempts, row.received_at, row.postponed
+    )
 
 
 def _stamp(row: Row[Any]) -> Stamp:

@@ -163,7 +163,7 @@ class Worker:
             return claimed, []
         self._store.release(suspects)
         rest = [item for item in claimed if item not in suspects]
-        return rest, sorted(suspects, key=lambda item: item.attempts)
+        return rest, sorted(suspects, key=lambda item: item.broken_off)
 
     def _ask(
         self,
@@ -235,7 +235,7 @@ class Worker:
         )
 
     def _refused(self, delivery: Delivery) -> Failure | None:
-        if delivery.attempts > MAX_ATTEMPTS:
+        if delivery.broken_off >= MAX_ATTEMPTS:
             return Failure(
                 "gave_up",
                 f"The watcher died {MAX_ATTEMPTS} times while it worked on this file. "
@@ -251,7 +251,7 @@ class Worker:
         return None
 
     def _postpone(self, delivery: Delivery, error: OSError) -> None:
-        delay_s = _RETRY_S[min(delivery.attempts, len(_RETRY_S)) - 1]
+        delay_s = _RETRY_S[min(delivery.postponed, len(_RETRY_S) - 1)]
         reason = Failure("cannot_read", f"{error.strerror}. Check the permissions of the file.")
         self._store.postpone(delivery, _now() + timedelta(seconds=delay_s), reason)
         self._metrics.error(reason.code)
@@ -406,7 +406,7 @@ class Worker:
 
 def _is_suspect(delivery: Delivery) -> bool:
     """Whether it was there so often when the process died that it may be the cause."""
-    return delivery.attempts > SHARED_ATTEMPTS
+    return delivery.broken_off >= SHARED_ATTEMPTS
 
 
 def _folder_of(path: str) -> str:

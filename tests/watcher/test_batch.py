@@ -1,5 +1,6 @@
 """One batch from the inbox to rows and folders, also when it stops between any two steps."""
 
+import errno
 import json
 import os
 import threading
@@ -264,6 +265,25 @@ def test_a_lease_that_was_taken_over_leaves_the_row_to_the_new_owner(
     path.rename(home / "inbox" / "a.png")  # so that the slow one could read it still
     record(store, engine, home, slow)
     assert len(rows()) == 1
+
+
+def test_a_file_that_could_not_be_read_many_times_is_not_taken_for_a_killer(
+    worker: Worker, drop: Drop, rows: Rows, home: Path, paint: Paint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its permissions were wrong, or its disk was ill, for longer than the longest back-off."""
+    drop("a.png", paint("red"))
+    monkeypatch.setattr("watcher.batch._RETRY_S", (0.0,))
+
+    def refusing(path: Path, _: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_once", refusing)
+        for _ in range(2 * MAX_ATTEMPTS):
+            assert worker.work(scan(home / "inbox"), {}) == Tally(put_off=1)
+    assert worker.work(scan(home / "inbox"), {}) == Tally(classified=1)
+    assert rows()[0].label == "red"
 
 
 def test_a_file_that_was_there_at_every_death_is_worked_on_alone_and_then_given_up(

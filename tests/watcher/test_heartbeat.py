@@ -90,7 +90,6 @@ def test_when_any_stage_fails_the_time_stands_still_until_it_works_again(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("watcher.gate._PAUSES_S", (0.05,))
     monkeypatch.setattr("watcher.batch._RETRY_S", (0.05,))
-    monkeypatch.setattr("watcher.batch.MAX_ATTEMPTS", 1_000_000)
     monkeypatch.setattr("watcher.daemon._SUPERVISE_S", 0.05)
     beat_s: Callable[[], float] = lambda: metrics.registry.get_sample_value(BEAT) or 0.0  # noqa: E731
     watch(heartbeat_s=0.1, reconcile_s=0.1)
