@@ -71,10 +71,10 @@ deliveries = Table(
     Column("owner", String(255), nullable=False),
     Column("lease_until", UtcDateTime, nullable=False),  # for `waiting`: not before this time
     Column("attempts", Integer, nullable=False),
-    Column("postponed", Integer, nullable=False, server_default="0"),  # so many of the attempts
     Column("received_at", UtcDateTime, nullable=False),
     Column("error_code", String(64)),
     Column("error_detail", Text),
+    Column("postponed", Integer, nullable=False, server_default="0"),  # so many of the attempts
     UniqueConstraint(
         "path", "device", "inode", "size_bytes", "mtime_ns", name="uq_deliveries_stamp"
     ),
