@@ -132,11 +132,15 @@ class Inbox(RuleBasedStateMachine):
             if name == "record" and self.full == "database":
                 reason = sqlite3.OperationalError("database or disk is full")
                 raise OperationalError("INSERT", {}, reason)
-            if name == "read_once" and not arguments[0].lstat().st_mode & 0o400:
+            if name == "read_once" and self.is_forbidden(Path(arguments[0])):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(arguments[0]))
             return call(*arguments, **named)
 
         return wrapped
+
+    def is_forbidden(self, path: Path) -> bool:
+        """Whether anybody but root could not read it."""
+        return path.exists() and not path.stat().st_mode & 0o400
 
     def run_a_turn(self) -> None:
         self.watcher._attempt(woken=False)  # noqa: SLF001 - one round of its loop, and no sleep

@@ -156,8 +156,8 @@ def test_files_that_must_wait_take_no_place_from_others(
     monkeypatch.setattr(daemon, "_WINDOW_FILES", 10)
     read = files.read_once
 
-    def refusing(path: Path, stamp: object) -> bytes:
-        if path.name.startswith("bad"):
+    def refusing(path: str | Path, stamp: object) -> bytes:
+        if Path(path).name.startswith("bad"):
             raise PermissionError(13, "Permission denied", str(path))
         return read(path, stamp)
 

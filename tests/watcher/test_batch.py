@@ -275,7 +275,7 @@ def test_a_file_that_could_not_be_read_many_times_is_not_taken_for_a_killer(
     drop("a.png", paint("red"))
     monkeypatch.setattr("watcher.batch._RETRY_S", (0.0,))
 
-    def refusing(path: Path, _: object) -> bytes:
+    def refusing(path: str | Path, _: object) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     with monkeypatch.context() as patch:
