@@ -86,6 +86,7 @@ class _Asked:
     inbox: mounts.Identity | None
 
 
+_Placed = tuple[Filing, str | None]  # and where it has a second name, if policy gives it one
 Batch = tuple[Mapping[str, Stamp], Mapping[str, float]]  # by path: the file, and when it was seen
 
 
@@ -329,7 +330,7 @@ class Worker:
         if not filings:
             return
         started = time.perf_counter()
-        placed: list[tuple[Filing, str | None]] = []
+        placed: list[_Placed] = []
         hindrance: OSError | None = None
         for filing in filings:
             try:
@@ -380,14 +381,13 @@ class Worker:
             return f"{self._home}/archive/{result.classified_at:%Y/%m/%d}"
         return None
 
-    def _take_out(
-        self, placed: Sequence[tuple[Filing, str | None]], inbox: mounts.Identity | None
-    ) -> list[tuple[Filing, str | None]]:
+    def _take_out(self, placed: Sequence[_Placed], inbox: mounts.Identity | None) -> list[_Placed]:
         """Remove these files from the inbox; returns those that are gone from there for good.
 
         What was not there to be removed may come back, when its disk was lost in between.
         """
-        gone, missing = [], []
+        gone: list[_Placed] = []
+        missing: list[_Placed] = []
         for item in placed:
             delivery = item[0].delivery
             source = f"{self._inbox}/{delivery.path}"
