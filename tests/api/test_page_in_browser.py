@@ -280,7 +280,7 @@ def test_of_several_moves_of_the_end_that_come_at_once_the_last_counts(
     rows = page.locator(".row-name")
 
     page.evaluate("told(false, true)")
-    expect(rows).to_have_count(100)
+    expect(rows).to_have_count(70)
     page.evaluate("told(true, false)")
     expect(page.locator("#rows-end")).to_have_text("")
     page.evaluate("told(true); told(false); told(true)")  # while it fetches
