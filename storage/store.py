@@ -53,6 +53,7 @@ from storage.results import (
     encode_cursor,
     from_mapping,
     from_row,
+    input_statistics,
     page_query,
 )
 from storage.schema import deliveries, results
@@ -421,7 +422,7 @@ class Store:
                 seqs = firsts.where(results.c.sha256.in_(chunk))
                 query = select(results).where(results.c.seq.in_(seqs))
                 for row in connection.execute(query):
-                    found[row.sha256] = _prediction(from_row(row))
+                    found[row.sha256] = _prediction(row)
         return found
 
     def result(self, identifier: str) -> Result | None:
@@ -570,6 +571,7 @@ def _result_row(
 ) -> dict[str, Any]:
     prediction = item.outcome if isinstance(item.outcome, Prediction) else None
     failure = item.outcome if isinstance(item.outcome, Failure) else None
+    looks = prediction.image.statistics if prediction else None
     model = prediction.model if prediction else model
     identifier = str(uuid7())
     return {
@@ -597,12 +599,17 @@ def _result_row(
         "received_at": item.received_at,
         "classified_at": now,
         "latency_ms": round(item.latency_ms, 3),
+        "brightness": looks.brightness if looks else None,
+        "contrast": looks.contrast if looks else None,
+        "sharpness": looks.sharpness if looks else None,
     }
 
 
-def _prediction(result: Result) -> Prediction:
+def _prediction(row: Row[Any]) -> Prediction:
     """A stored answer as a `Prediction` again; only for rows that are classified."""
-    info = ImageInfo(result.width_px or 0, result.height_px or 0, result.format or "unknown")
+    result = from_row(row)
+    size_px = result.width_px or 0, result.height_px or 0
+    info = ImageInfo(*size_px, result.format or "unknown", input_statistics(row))
     scores: tuple[LabelScore, ...] = result.scores
     return Prediction(result.label or "", result.confidence or 0.0, scores, result.model, info)
 
