@@ -140,8 +140,8 @@ up-docker: ## Start API, watcher, Prometheus and Grafana with Docker Compose
 	@docker compose up --detach --wait
 
 .PHONY: try-docker
-try-docker: ## Build the image, start the compose file, use it, delete it; prints what was seen
-	@deploy/try-compose.sh
+try-docker: ## Build the image, start the compose file, use it, delete it; PROFILES="postgres train mlflow" too
+	@deploy/try-compose.sh $(PROFILES)
 
 # --- how it gets there ---
 
