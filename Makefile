@@ -1,5 +1,8 @@
 # Every target installs what it needs first. `make` alone explains itself.
 
+# Containers often set it; every start would then compile a hundred modules anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
