@@ -28,7 +28,7 @@ from monitoring import logs
 from monitoring.metrics import Metrics
 from storage import files
 from storage.database import Database
-from storage.inbox import scan
+from storage.inbox import Walk, backlog
 from storage.store import Store
 from watcher import owner
 from watcher.batch import Worker
@@ -84,9 +84,7 @@ def work(settings: Settings, store: Store, bundle: Bundle) -> None:
     with Engine(bundle, 1, settings.max_pixels) as engine:
         worker = Worker(settings, store, engine, metrics)
         worker.recover()
-        kept = dict(store.kept())
-        listing = scan(settings.inbox)
-        worker.work({path: s for path, s in listing.items() if kept.get(path) != s}, {})
+        worker.work(backlog(store.without_kept(Walk(settings.inbox)), 100).first, {})
     store.close()
 
 
