@@ -42,7 +42,7 @@ STEPS = st.integers(0, 30)
 CALLS = (
     (Store, ("claim", "record", "finish")),
     (Engine, ("submit_all",)),
-    (files, ("read_once", "put", "sync_folders", "remove")),
+    (files, ("read_once", "put_at_once", "put", "sync_folders", "remove")),
 )
 SETTLE_S = 1.0
 
@@ -127,6 +127,8 @@ class Inbox(RuleBasedStateMachine):
             self.countdown -= 1
             if self.countdown == 0:
                 self.action()
+            if name == "put_at_once" and self.full == "folder":
+                return False
             if name == "put" and self.full == "folder":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "sorted")
             if name == "record" and self.full == "database":
@@ -143,7 +145,13 @@ class Inbox(RuleBasedStateMachine):
         return path.exists() and not path.stat().st_mode & 0o400
 
     def run_a_turn(self) -> None:
-        self.watcher._attempt(woken=False)  # noqa: SLF001 - one round of its loop, and no sleep
+        try:
+            self.watcher._attempt(woken=False)  # noqa: SLF001 - one round of its loop, and no sleep
+        finally:
+            self.look_around()
+
+    def look_around(self) -> None:
+        """What left the inbox, also in a turn that ended with a kill, is no more there."""
         rows = self.rows()
         for name, sha256 in list(self.there.items()):
             if not (self.inbox / name).exists():

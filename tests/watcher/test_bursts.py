@@ -32,6 +32,8 @@ def test_a_burst_while_the_watcher_stands_still_loses_no_file(
     process = start(RECONCILE_S="100000", HEARTBEAT_S="0")
     (home / "inbox" / "first.png").write_bytes(paint("red"))
     until(lambda: store.count() == 1, "it watches")
+    until(lambda: not any(path.suffix == ".png" for path in (home / "inbox").iterdir()), "is done")
+    time.sleep(3)  # and at rest: a loop that still turns would find them without being woken
     process.send_signal(signal.SIGSTOP)
     fill_the_queue(home / "inbox")
     for number in range(files):

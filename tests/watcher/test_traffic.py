@@ -78,9 +78,9 @@ def test_readers_writers_and_watcher_share_the_database_and_nobody_hears_of_a_lo
     start(HEARTBEAT_S="0", SETTLE_S="0.05")
     with serving(home) as server, Clients(server.url, paint) as clients:
         dropped = drop(home / "inbox", paint, length_s, lambda: len(clients.writes_s) >= 10)
+    assert clients.bad == []
     goal = dropped + len(clients.writes_s)
     until(lambda: store.count() == goal, "every file and upload has its row", 300)
-    assert clients.bad == []
     said = (tmp_path / "watcher.log").read_text("utf-8")
     assert "locked" not in said
     assert "paused" not in said

@@ -38,7 +38,7 @@ CHANGES = ("os.link", "os.remove", "os.rename", "os.mkdir", "os.utime", STEP)
 CALLS = (
     (Store, ("claim", "record", "finish", "forget")),
     (Engine, ("submit_all",)),
-    (files, ("read_once", "put", "put_reason", "sync_folders", "remove")),
+    (files, ("read_once", "put_at_once", "put", "put_reason", "sync_folders", "remove")),
 )
 
 
