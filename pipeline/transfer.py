@@ -2,9 +2,11 @@
 
     python -m pipeline.transfer BACKBONE
 
-Where params.yaml asks for it, the whole network is then fine-tuned. It never looks at test.
+Where params.yaml asks for it, the whole network is then fine-tuned; epoch 0 is the frozen one, and
+the best on valid is kept. It never looks at test.
 """
 
+import copy
 import sys
 import time
 from dataclasses import asdict, replace
@@ -38,6 +40,7 @@ def transfer(params: Transfer, name: str, root: Path = Path()) -> None:
     history = _fit_head(model, pretrained, data, params, root)
     unfinished = root / UNFINISHED / f"{name}.pt"
     if params.finetune is not None:
+        frozen = copy.deepcopy(model.state_dict())
         parts = (asdict(params.finetune), params.weight_decays, name, pretrained.sha256)
         tuned = fit.fit(
             model,
@@ -48,7 +51,9 @@ def transfer(params: Transfer, name: str, root: Path = Path()) -> None:
             unfinished=unfinished,
             key=training_key(*parts, data),
         )
-        history = tuned.history
+        history = [replace(fit.best(history), epoch=0), *tuned.history]
+        if fit.best(history).epoch == 0:
+            model.load_state_dict(frozen)
     seconds = time.perf_counter() - started
     variant = variants.write(
         root,

@@ -110,7 +110,7 @@ def write(  # noqa: PLR0913 - a finished training is these things
         recipe=recipe,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=multiply_adds(model, recipe.size_px),
-        epochs=len(epochs),
+        epochs=epochs[-1].epoch,
         best_epoch=chosen.epoch,
         train_accuracy=chosen.train_accuracy,
         validation_accuracy=accuracy(valid.indices, logits.argmax(axis=1)),
