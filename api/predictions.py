@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from api.parts import Parts
@@ -22,13 +23,19 @@ from storage.results import Result
 from storage.store import Finished
 
 Answer = Result | ProblemError
+Keep = Callable[[Connection, list[Answer]], None]
 
 
-async def predict(parts: Parts, uploads: Sequence[Upload], *, store: bool) -> list[Answer]:
+async def predict(
+    parts: Parts, uploads: Sequence[Upload], *, store: bool, keep: Keep | None = None
+) -> list[Answer]:
     """Classify all of them together; `store` keeps each image with its row.
 
-    An image that cannot be classified leaves neither, and no other one suffers. Raises what stops
-    all of them: `EngineBusyError`, `CannotStoreError`, a database that fails.
+    An image that cannot be classified leaves neither, and no other one suffers. `keep` is called
+    with the answers in the transaction that commits the rows; if there are none, in one of its own.
+
+    Raises what stops all of them: `EngineBusyError`, `CannotStoreError`, a database that fails,
+    what `keep` raises.
     """
     images, known = await run_in_threadpool(_look_up, parts, uploads)
     futures = _submit(parts.engine, images, uploads, known)
@@ -51,15 +58,16 @@ async def predict(parts: Parts, uploads: Sequence[Upload], *, store: bool) -> li
         for image, upload in zip(images, uploads, strict=True)
     ]
     if store:
-        results = await _record(parts, finished, received)
+        answers = await _record(parts, uploads, finished, received, keep)
     else:
-        results = [_unstored(item, parts.settings.min_confidence) for item in finished]
+        unstored = [_unstored(item, parts.settings.min_confidence) for item in finished]
+        answers = _answers(uploads, finished, unstored)
     for item, upload in zip(finished, uploads, strict=True):
         parts.metrics.finished(item.outcome, "upload", time.monotonic() - upload.started_s)
-    return [
-        result or _refusal(item.outcome, upload)
-        for result, item, upload in zip(results, finished, uploads, strict=True)
-    ]
+    has_rows = store and any(isinstance(answer, Result) for answer in answers)
+    if keep and not has_rows:
+        await run_in_threadpool(_keep, parts, keep, answers)
+    return answers
 
 
 def sha256(upload: Upload) -> str:
@@ -113,21 +121,54 @@ def _discard(received: Sequence[Path]) -> None:
 
 
 async def _record(
-    parts: Parts, finished: Sequence[Finished], received: Sequence[Path]
-) -> list[Result | None]:
-    """Each file and the row that names it; None for what has no label, which is not kept."""
+    parts: Parts,
+    uploads: Sequence[Upload],
+    finished: Sequence[Finished],
+    received: Sequence[Path],
+    keep: Keep | None,
+) -> list[Answer]:
+    """Each file and the row that names it; what has no label is not kept."""
     good: list[Received] = []
     for item, part in zip(finished, received, strict=True):
         if isinstance(item.outcome, Prediction):
             good.append(Received(item, part, item.outcome.image.format))
         else:
             part.unlink(missing_ok=True)
-    recorded = await asyncio.wrap_future(parts.recorder.record(good))
-    rows = iter(recorded)
-    return [next(rows) if isinstance(item.outcome, Prediction) else None for item in finished]
+
+    def answers(rows: list[Result]) -> list[Answer]:
+        remaining = iter(rows)
+        return _answers(
+            uploads,
+            finished,
+            [
+                next(remaining) if isinstance(each.outcome, Prediction) else None
+                for each in finished
+            ],
+        )
+
+    def within(connection: Connection, rows: list[Result]) -> None:
+        if keep:
+            keep(connection, answers(rows))
+
+    recorded = await asyncio.wrap_future(parts.recorder.record(good, within))
+    return answers(recorded)
+
+
+def _keep(parts: Parts, keep: Keep, answers: list[Answer]) -> None:
+    with parts.store.database.write() as connection:
+        keep(connection, answers)
 
 
 # --- answers -------------------------------------------------------------------------------------
+
+
+def _answers(
+    uploads: Sequence[Upload], finished: Sequence[Finished], results: Sequence[Result | None]
+) -> list[Answer]:
+    return [
+        result or _refusal(item.outcome, upload)
+        for result, item, upload in zip(results, finished, uploads, strict=True)
+    ]
 
 
 def _refusal(outcome: Outcome, upload: Upload) -> ProblemError:

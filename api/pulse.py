@@ -142,6 +142,15 @@ def _told(quality: Quality | None) -> Iterator[State]:
         moved = drift > MOVED
         text = "Labels have moved away from its data" if moved else "Labels are as in its data"
         yield State(f"{text} (drift {drift:.2f})", "ask" if moved else "good")
+    if images := {kind: score for kind, score in quality.input_drift.items() if score is not None}:
+        yield _inputs(images)
+
+
+def _inputs(drift: Mapping[str, float]) -> State:
+    moved = [f"{kind} (drift {score:.2f})" for kind, score in drift.items() if score > MOVED]
+    if moved:
+        return State(f"Images have moved away from its data: {', '.join(moved)}", "ask")
+    return State(f"Images are as in its data (drift {max(drift.values()):.2f})", "good")
 
 
 def _share(estimate: Estimate) -> str:

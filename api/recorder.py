@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.settings import Settings
@@ -35,8 +36,12 @@ class Received(NamedTuple):
     file_format: str
 
 
+Within = Callable[[Connection, list[Result]], None]
+
+
 class _Job(NamedTuple):
     received: Sequence[Received]
+    within: Within | None
     future: Future[list[Result]]
 
 
@@ -60,12 +65,16 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def record(self, received: Sequence[Received]) -> Future[list[Result]]:
+    def record(
+        self, received: Sequence[Received], within: Within | None = None
+    ) -> Future[list[Result]]:
         """Keep these files and commit their rows; the future has one row for each, in order.
 
-        It raises `CannotStoreError` or what the database raises; then neither file nor row is left.
+        `within` is called with these rows in the transaction that commits them. The future raises
+        `CannotStoreError`, what the database raises or what `within` does; then neither file nor
+        row is left.
         """
-        job = _Job(received, Future())
+        job = _Job(received, within, Future())
         self._jobs.put(job)
         return job.future
 
@@ -93,7 +102,7 @@ class Recorder:
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
         try:
-            rows = iter(self._rows([each for job in jobs for each in job.received]))
+            rows = iter(self._rows(jobs))
         except BaseException as error:  # noqa: BLE001 - the caller gets it; this thread lives on
             if len(jobs) == 1:
                 self._settle(jobs[0].received)
@@ -106,14 +115,23 @@ class Recorder:
             _discard(job.received)
             job.future.set_result([next(rows) for _ in job.received])
 
-    def _rows(self, received: Sequence[Received]) -> list[Result]:
+    def _rows(self, jobs: Sequence[_Job]) -> list[Result]:
         """Files first, then the rows that name them, in one transaction."""
+        received = [each for job in jobs for each in job.received]
         if not received:
             return []
         started = time.perf_counter()
         paths = uploads.keep(
             self._settings.home, [(each.part, each.file_format) for each in received]
         )
+
+        def within(connection: Connection, rows: Sequence[Result | None]) -> None:
+            remaining = iter(_only(rows))
+            for job in jobs:
+                its_rows = [next(remaining) for _ in job.received]
+                if job.within:
+                    job.within(connection, its_rows)
+
         rows = self._store.record(
             [replace(each.finished, path=path) for each, path in zip(received, paths, strict=True)],
             source="upload",
@@ -121,14 +139,19 @@ class Recorder:
             min_confidence=self._settings.min_confidence,
             audit_share=self._settings.audit_share,
             now=datetime.now(UTC),
+            within=within,
         )
         self._metrics.stage("store", time.perf_counter() - started)
-        return [row for row in rows if row is not None]  # None is for deliveries
+        return _only(rows)
 
     def _settle(self, received: Sequence[Received]) -> None:
         with contextlib.suppress(SQLAlchemyError, OSError):  # then the next start looks at them
             for each in received:
                 uploads.settle(self._store.database, self._settings.home, each.part)
+
+
+def _only(rows: Sequence[Result | None]) -> list[Result]:
+    return [row for row in rows if row is not None]  # None is for deliveries
 
 
 def _discard(received: Sequence[Received]) -> None:

@@ -251,13 +251,25 @@ class Estimate(Wire):
     images: int = Field(ge=0)
 
 
+class InputDrift(Wire):
+    """How far the images have moved: PSI of each number, beside the bundle's reference."""
+
+    brightness: float | None
+    contrast: float | None
+    sharpness: float | None
+    megapixels: float | None
+
+
 class Quality(Wire):
-    """How good the present model's latest answers are; null: not known yet."""
+    """How good the present model's latest 1,000 answers are; null: not known yet."""
 
     estimated_accuracy: Estimate | None = Field(description="the mean calibrated confidence")
     reviewed_accuracy: Estimate | None = Field(description="what people said of a random sample")
     audit_waiting: int = Field(ge=0, description="results of that sample to be looked at")
-    label_drift: float | None = Field(description="PSI of labels against the bundle's reference")
+    label_drift: float | None = Field(
+        description="PSI of labels against the bundle's reference; from 200 answers on"
+    )
+    input_drift: InputDrift = Field(description="the same of what the images look like")
 
 
 class InboxFile(Wire):

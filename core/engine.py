@@ -20,7 +20,7 @@ from core.bundle import Bundle
 from core.classify import predict
 from core.errors import EngineBusyError, ImageError
 from core.image import preprocess
-from core.statistics import measure
+from core.statistics import measure_all
 from core.types import Failure, ImageInfo, Outcome, Pixels
 
 MAX_FORWARD = 16  # images per forward pass and worker: beyond that caches overflow
@@ -175,8 +175,7 @@ class Engine:
     def _prepare(self, data: bytes, bundle: Bundle) -> tuple[Pixels, ImageInfo] | Failure:
         started = time.perf_counter()
         try:
-            pixels, info = preprocess(data, bundle.recipe, self._max_pixels)
-            return pixels, replace(info, statistics=measure(pixels, info))
+            return preprocess(data, bundle.recipe, self._max_pixels)
         except ImageError as error:
             return Failure(error.code, str(error))
         finally:
@@ -187,11 +186,14 @@ class Engine:
     ) -> list[Outcome]:
         if not prepared:
             return []
+        batch = np.stack([pixels for pixels, _ in prepared])
         started = time.perf_counter()
-        scores = bundle.scores(np.stack([pixels for pixels, _ in prepared]))
+        scores = bundle.scores(batch)
         self._observer.stage("infer", time.perf_counter() - started)
         self._observer.batch(len(prepared))
+        infos = [info for _, info in prepared]
+        measured = measure_all(batch, infos)
         return [
-            predict(row, bundle.labels, bundle.ref, info)
-            for row, (_, info) in zip(scores, prepared, strict=True)
+            predict(row, bundle.labels, bundle.ref, replace(info, statistics=statistics))
+            for row, info, statistics in zip(scores, infos, measured, strict=True)
         ]

@@ -4,7 +4,6 @@ The pipeline freezes a `Reference` into the bundle (`lineage["reference"]`); ser
 what comes in with it (`monitoring.quality`). Both measure with the functions here.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import ImageInfo, InputStatistics, Pixels
+from core.types import Batch, ImageInfo, InputStatistics, Pixels
 
 KINDS = InputStatistics._fields
 _SIDE_PX = 50  # rows and columns of a sample, up to twice as many
@@ -82,31 +81,47 @@ def reference(predicted: Sequence[str], measured: Sequence[InputStatistics]) -> 
 
 
 def measure(pixels: Pixels, info: ImageInfo) -> InputStatistics:
+    """One image as four numbers, see `measure_all`."""
+    return measure_all(pixels[np.newaxis], [info])[0]
+
+
+def measure_all(batch: Batch, infos: Sequence[ImageInfo]) -> list[InputStatistics]:
     """Mean and spread of the luma, mean step between neighbours, and the size of the original.
 
     Of large images only some rows and columns are looked at.
     """
-    # Written for the time of every image: a tenth of what mean(), std() and diff() would cost.
-    stride = max(1, min(pixels.shape[:2]) // _SIDE_PX)
-    sample = pixels[::stride, ::stride]
-    luma = sample.reshape(-1, 3).astype(np.float32) @ _LUMA
-    mean = float(luma.mean())
-    square = float(luma @ luma) / luma.size
-    luma = luma.reshape(sample.shape[:2])
-    return InputStatistics(
-        brightness=mean,
-        contrast=math.sqrt(max(0.0, square - mean**2)),
-        sharpness=(_mean_step(luma[1:], luma[:-1]) + _mean_step(luma[:, 1:], luma[:, :-1])) / 2,
-        megapixels=info.width_px * info.height_px / 1e6,
-    )
+    stride = max(1, min(batch.shape[1:3]) // _SIDE_PX)
+    luma = _luma(batch[:, ::stride, ::stride])
+    means = luma.mean(axis=(1, 2))
+    squares = np.einsum("nhw,nhw->n", luma, luma) / luma[0].size
+    spreads = np.sqrt(np.maximum(squares - means**2, 0))
+    steps = (
+        _mean_steps(luma[:, 1:], luma[:, :-1]) + _mean_steps(luma[:, :, 1:], luma[:, :, :-1])
+    ) / 2
+    return [
+        InputStatistics(
+            brightness=float(mean),
+            contrast=float(spread),
+            sharpness=float(step),
+            megapixels=info.width_px * info.height_px / 1e6,
+        )
+        for mean, spread, step, info in zip(means, spreads, steps, infos, strict=True)
+    ]
 
 
-def _mean_step(here: NDArray[np.float32], there: NDArray[np.float32]) -> float:
-    return float(np.abs(here - there).mean()) if here.size else 0.0
+def _luma(batch: Batch) -> NDArray[np.float32]:
+    """(N, H, W), 0..1, by ITU-R BT.601; channel by channel, for a matrix product wakes a pool."""
+    luma = batch[..., 0] * np.float32(0.299 / 255)
+    luma += batch[..., 1] * np.float32(0.587 / 255)
+    luma += batch[..., 2] * np.float32(0.114 / 255)
+    return luma
 
 
-# ITU-R BT.601, to 0..1
-_LUMA: NDArray[np.float32] = (np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
+def _mean_steps(here: NDArray[np.float32], there: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not here[0].size:
+        return np.zeros(len(here), np.float32)
+    means: NDArray[np.float32] = np.abs(here - there).mean(axis=(1, 2))
+    return means
 
 
 def _deciles(values: Sequence[float]) -> Bins:

@@ -43,8 +43,8 @@ class InputStatistics(NamedTuple):
 class ImageInfo:
     """What an image is: its size as seen upright, and its file format as Pillow names it.
 
-    `statistics` are there when its pixels have just been looked at, and not when its answer comes
-    out of the database.
+    `statistics` are there when its pixels have been looked at; not for answers out of the database
+    that are older than the columns which keep them.
     """
 
     width_px: int

@@ -7,8 +7,7 @@ scrapes, so they are right after a restart too. Every series whose labels are kn
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from prometheus_client.registry import Collector
 
 from core.bundle import Manifest
 from core.statistics import Reference
-from core.types import Failure, InputStatistics, Outcome
+from core.types import Failure, Outcome
 from monitoring import quality
 from storage.database import Database
 from storage.outbox import Backlog
@@ -104,9 +103,8 @@ class Metrics:
         self._infos = _Infos()
         self.registry.register(self._infos)
         self._manifest: Manifest | None = None
-        self._seen: deque[InputStatistics] = deque(maxlen=quality.RECENT_IMAGES)
         self._database: tuple[Database, float] | None = None
-        self._qualities = _Quality(self._quality, self._input_drift)
+        self._qualities = _Quality(self._quality)
         self.registry.register(self._qualities)
         self._start_at_zero()
 
@@ -127,8 +125,6 @@ class Metrics:
             self._images.labels(source, "classified").inc()
             self._predictions.labels(self._labels.bounded(outcome.label)).inc()
             self._confidence.observe(outcome.confidence)
-            if outcome.image.statistics is not None:
-                self._seen.append(outcome.image.statistics)
         if seconds is not None:
             self._result.labels(source).observe(max(seconds, 0.0))
 
@@ -149,7 +145,6 @@ class Metrics:
         if len(manifest.labels) > SHOWN_LABELS:
             self._predictions.labels(OTHER)
         self._manifest = manifest
-        self._seen.clear()  # another recipe may see the same images otherwise
         self._infos.show("model", _model_families(manifest))
 
     def model_refused(self) -> None:
@@ -223,11 +218,6 @@ class Metrics:
             return None
         database, audit_share = self._database
         return quality.look(database, self._manifest, audit_share)
-
-    def _input_drift(self) -> Mapping[str, float]:
-        manifest = self._manifest
-        reference = Reference.of_lineage(manifest.lineage) if manifest else None
-        return quality.input_drift(reference, list(self._seen)) if reference else {}
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"pigeonhole_{name}", meaning, labels, registry=self.registry)
@@ -477,15 +467,13 @@ class _Disk(Collector):
 
 
 class _Quality(Collector):
-    """How good the answers are. What the database knows is asked now and then, and kept."""
+    """How good the answers are. The database is asked now and then, and what it says is kept.
 
-    def __init__(
-        self,
-        ask: Callable[[], quality.Quality | None],
-        input_drift: Callable[[], Mapping[str, float]],
-    ) -> None:
+    Every process is told the same, so take one of them, never their sum.
+    """
+
+    def __init__(self, ask: Callable[[], quality.Quality | None]) -> None:
         self._ask = ask
-        self._input_drift = input_drift
         self.known: quality.Quality | None = None
         self._asked_s = -math.inf
         self._lock = threading.Lock()
@@ -513,8 +501,7 @@ class _Quality(Collector):
             "Population stability index of the latest labels and images against the reference",
             labels=["kind"],
         )
-        label = {} if known is None or known.label_drift is None else {"label": known.label_drift}
-        for kind, score in {**label, **self._input_drift()}.items():
+        for kind, score in (known.drift if known else {}).items():
             drift.add_metric([kind], score)
         yield drift
 

@@ -29,6 +29,7 @@ RECENT_IMAGES = 1000
 _SMALL_SHARE = 0.02  # labels below this are counted together: rare ones make a PSI jump
 _HALF = 0.5  # an empty piece must not make the logarithm infinite
 _REST = ""  # no label is blank
+_NO_REFERENCE = Reference(0, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,31 @@ class Quality:
     reviewed_accuracy: Estimate | None
     audit_waiting: int
     label_drift: float | None
+    input_drift: Mapping[str, float | None]  # by kind, see core.statistics.KINDS
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """Every drift that is known: of `label`, and of each kind of input."""
+        every = {"label": self.label_drift, **self.input_drift}
+        return {kind: score for kind, score in every.items() if score is not None}
 
 
 def look(database: Database, manifest: Manifest, audit_share: float) -> Quality:
-    """The quality of the model's latest answers, out of the database."""
-    recent = audit.recent_predictions(database, manifest.version, RECENT_IMAGES)
+    """The quality of the model's latest answers, out of the database.
+
+    Whoever asks, watcher or API, is told the same: of the latest `RECENT_IMAGES` answers of this
+    model, from every source, duplicates too.
+    """
+    recent = audit.recent_answers(database, manifest.version, RECENT_IMAGES)
+    shown = [answer.shown for answer in recent if answer.shown is not None]
     looked_at = audit.audited(database, manifest.version, audit_share)
-    reference = Reference.of_lineage(manifest.lineage)
+    reference = Reference.of_lineage(manifest.lineage) or _NO_REFERENCE
     return Quality(
-        estimated_accuracy=estimated_accuracy([confidence for _, confidence in recent]),
+        estimated_accuracy=estimated_accuracy([answer.confidence for answer in recent]),
         reviewed_accuracy=wilson(looked_at.correct, looked_at.reviewed),
         audit_waiting=looked_at.waiting,
-        label_drift=label_drift(reference, [label for label, _ in recent]) if reference else None,
+        label_drift=label_drift(reference, [answer.label for answer in recent]),
+        input_drift=input_drift(reference, shown),
     )
 
 
@@ -102,21 +116,20 @@ def psi(shares: Sequence[float], counts: Sequence[float]) -> float:
 
 
 def label_drift(reference: Reference, labels: Sequence[str]) -> float | None:
-    """PSI of predicted labels; None for too few."""
+    """PSI of predicted labels; None for too few, and for a reference without any."""
     shares = _merged(reference.labels.items(), reference.labels)
-    if not _is_enough(len(labels), len(shares)):
+    if not shares or not _is_enough(len(labels), len(shares)):
         return None
     counts = _merged(Counter(labels).items(), reference.labels)
     names = list(shares | counts)
     return psi([shares.get(name, 0.0) for name in names], [counts.get(name, 0) for name in names])
 
 
-def input_drift(reference: Reference, seen: Sequence[InputStatistics]) -> dict[str, float]:
-    """PSI of each kind of number that the reference knows; empty for too few images."""
+def input_drift(reference: Reference, shown: Sequence[InputStatistics]) -> dict[str, float | None]:
+    """PSI of each kind of number; None for too few images, and what the reference lacks."""
     return {
-        kind: _bins_drift(bins, [statistics[KINDS.index(kind)] for statistics in seen])
-        for kind, bins in reference.inputs.items()
-        if _is_enough(len(seen), len(bins.shares))
+        kind: _bins_drift(reference.inputs.get(kind), [float(image[index]) for image in shown])
+        for index, kind in enumerate(KINDS)
     }
 
 
@@ -124,7 +137,9 @@ def _is_enough(images: int, pieces: int) -> bool:
     return images >= max(MIN_DRIFT_IMAGES, _IMAGES_PER_PIECE * pieces)
 
 
-def _bins_drift(bins: Bins, values: Sequence[float]) -> float:
+def _bins_drift(bins: Bins | None, values: Sequence[float]) -> float | None:
+    if bins is None or not _is_enough(len(values), len(bins.shares)):
+        return None
     return psi(bins.shares, bins.counts(values))
 
 

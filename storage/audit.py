@@ -1,14 +1,19 @@
 """The audit: a random sample of results that people look at, so that the truth is known.
 
+And beside it what needs no people: the model's latest answers, and what it was shown.
+
 Whether a result belongs to it is decided by the random end of its id: the same for everybody who
 asks, independent of image and answer, with no column and no dice.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
+from core.types import InputStatistics
 from storage.database import Database
+from storage.results import input_statistics
 from storage.schema import results
 
 _DIGITS = 6  # of the 12 random hexadecimal digits at the end of a UUID
@@ -25,23 +30,41 @@ class Audit:
     waiting: int
 
 
+class Answer(NamedTuple):
+    """One classified row: what the model said, and what it was shown, where that was kept."""
+
+    label: str
+    confidence: float
+    shown: InputStatistics | None
+
+
 def is_audited(identifier: str, share: float) -> bool:
     """Whether this result belongs to the sample; `share` of all do."""
     return identifier[-_DIGITS:] < _limit(share)
 
 
-def recent_predictions(
-    database: Database, model_version: str, limit: int
-) -> list[tuple[str, float]]:
-    """Label and confidence of this model's latest answers, newest first."""
-    query = (
-        select(results.c.label, results.c.confidence)
+def recent_answers(database: Database, model_version: str, limit: int) -> list[Answer]:
+    """This model's latest answers, newest first, whatever way the images came."""
+    columns = results.c
+    query: Select[Any] = (
+        select(
+            columns.label,
+            columns.confidence,
+            columns.brightness,
+            columns.contrast,
+            columns.sharpness,
+            columns.width_px,
+            columns.height_px,
+        )
         .where(_is_answer(model_version), _is_recent())
-        .order_by(results.c.seq.desc())
+        .order_by(columns.seq.desc())
         .limit(limit)
     )
     with database.read() as connection:
-        return [(label, confidence) for label, confidence in connection.execute(query)]
+        return [
+            Answer(row.label, row.confidence, input_statistics(row))
+            for row in connection.execute(query)
+        ]
 
 
 def audited(database: Database, model_version: str, share: float) -> Audit:

@@ -39,16 +39,18 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def read_once(path: Path, stamp: Stamp) -> bytes:
+def read_once(path: str | Path, stamp: Stamp) -> bytes:
     """The bytes of exactly this file; raises `ChangedError`, or `OSError` if it is unreadable."""
     with _opened(path, stamp) as descriptor:
-        data = b"".join(_chunks(descriptor))
+        data = os.read(descriptor, stamp.size_bytes + 1)  # as a rule all of it, and one call
+        if len(data) != stamp.size_bytes:
+            data = b"".join((data, *_chunks(descriptor)))
         if len(data) != stamp.size_bytes or stamp_of(os.fstat(descriptor)) != stamp:
             raise ChangedError(path)
     return data
 
 
-def hash_file(path: Path, stamp: Stamp) -> str:
+def hash_file(path: str | Path, stamp: Stamp) -> str:
     """The sha256 of exactly this file in constant memory; raises as `read_once`."""
     digest = hashlib.sha256()
     with _opened(path, stamp) as descriptor:
@@ -57,6 +59,24 @@ def hash_file(path: Path, stamp: Stamp) -> str:
         if stamp_of(os.fstat(descriptor)) != stamp:
             raise ChangedError(path)
     return digest.hexdigest()
+
+
+def put_at_once(source: str, stamp: Stamp, target: str) -> bool:
+    """The common case of `put` in two calls: a file with no other name gets a free one.
+
+    False when it is not that case, or anything went wrong; all is as it was, and `put` knows why.
+    """
+    if target.endswith(REASON_SUFFIX):
+        return False
+    try:
+        os.link(source, target, follow_symlinks=False)
+        status = os.lstat(target)
+        if stamp_of(status) == stamp and status.st_nlink == 2:
+            return True
+        os.unlink(target)  # noqa: PTH108 - no Path is made for each of a thousand files a second
+    except OSError:
+        pass
+    return False
 
 
 def put(source: Path, stamp: Stamp, folder: Path, tag: str, sha256: str | None) -> Path | None:
@@ -117,27 +137,23 @@ def reason_path(target: Path) -> Path:
     return target.with_name(os.fsdecode(name) + REASON_SUFFIX)
 
 
-def remove(source: Path, stamp: Stamp, done_suffix: str = "") -> bool:
+def remove(source: str | Path, stamp: Stamp, done_suffix: str = "") -> bool:
     """Take the file out of the inbox if it is still ours; returns whether it is gone.
 
     Its done-file goes first: one that stayed behind would vouch for the next file of this name.
     """
     try:
-        if stamp_of(source.lstat()) != stamp:
+        if stamp_of(os.lstat(source)) != stamp:
             return False
         if done_suffix:
-            _done_file(source, done_suffix).unlink(missing_ok=True)
-        source.unlink()
+            Path(f"{source}{done_suffix}").unlink(missing_ok=True)
+        os.unlink(source)  # noqa: PTH108 - see `put_at_once`
     except _GONE:
         return True
     return True
 
 
-def _done_file(source: Path, suffix: str) -> Path:
-    return source.with_name(source.name + suffix)
-
-
-def sync_folders(folders: Iterable[Path]) -> None:
+def sync_folders(folders: Iterable[str | Path]) -> None:
     """Make the names in these folders survive a power cut."""
     for folder in set(folders):
         try:
@@ -169,7 +185,7 @@ def label_folder(label: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, stamp: Stamp) -> Iterator[int]:
+def _opened(path: str | Path, stamp: Stamp) -> Iterator[int]:
     """A descriptor of exactly this regular file; never follows a link, never waits for a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

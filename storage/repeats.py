@@ -1,14 +1,17 @@
 """Answers that are given again: a client that repeats its request gets no second result.
 
 After the draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key-header).
+An answer is kept in the transaction that commits the results it tells of: whoever dies has either
+committed both, and the answer is given again, or neither, and the request starts anew.
 """
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import PigeonholeError
@@ -39,10 +42,28 @@ def fingerprint(*parts: str) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to answer the requests with one key, until somebody takes it over."""
+
+    key_sha256: str
+    since: datetime
+
+    @property
+    def is_held(self) -> ColumnElement[bool]:
+        """Whether a row is this claim: not answered yet, and not taken over."""
+        columns = repeatable.c
+        return and_(
+            columns.sha256 == self.key_sha256,
+            columns.created_at == self.since,
+            columns.answer.is_(None),
+        )
+
+
 def claim(
     database: Database, key_sha256: str, request_sha256: str, now: datetime
-) -> dict[str, Any] | None:
-    """The answer that was given before; None: it is ours to `finish` or to `abandon`.
+) -> Claim | dict[str, Any]:
+    """The answer that was given before, or the claim that is ours to `finish` or to `abandon`.
 
     Raises `KeyReusedError` and `InProgressError`.
     """
@@ -56,7 +77,7 @@ def claim(
         is_dead = columns.answer.is_(None) & (columns.created_at < now - GIVEN_UP)
         connection.execute(delete(repeatable).where(columns.sha256 == key_sha256, is_dead))
         if connection.execute(insert.on_conflict_do_nothing()).rowcount:
-            return None
+            return Claim(key_sha256, now)
         row = connection.execute(select(repeatable).where(columns.sha256 == key_sha256)).one()
     if row.request_sha256 != request_sha256:
         raise KeyReusedError(
@@ -68,14 +89,17 @@ def claim(
     return answer
 
 
-def finish(database: Database, key_sha256: str, answer: Mapping[str, Any]) -> None:
-    """Keep the answer for a day."""
-    with database.write() as connection:
-        mine = repeatable.c.sha256 == key_sha256
-        connection.execute(update(repeatable).where(mine).values(answer=dict(answer)))
+def finish(connection: Connection, claimed: Claim, answer: Mapping[str, Any]) -> None:
+    """Keep the answer for a day, in the transaction of this connection.
+
+    Raises `InProgressError` when the claim was taken over; then nothing else may be committed.
+    """
+    kept = update(repeatable).where(claimed.is_held).values(answer=dict(answer))
+    if not connection.execute(kept).rowcount:
+        raise InProgressError("Another request with this Idempotency-Key has taken over.")
 
 
-def abandon(database: Database, key_sha256: str) -> None:
-    """It came to nothing: the next request with this key starts anew."""
+def abandon(database: Database, claimed: Claim) -> None:
+    """It came to nothing, unless it is finished: the next request with this key starts anew."""
     with database.write() as connection:
-        connection.execute(delete(repeatable).where(repeatable.c.sha256 == key_sha256))
+        connection.execute(delete(repeatable).where(claimed.is_held))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, Select, select
 
 from core.errors import PigeonholeError
-from core.types import LabelScore, ModelRef
+from core.types import InputStatistics, LabelScore, ModelRef
 from storage.schema import results
 
 Source = Literal["watcher", "upload", "batch"]
@@ -208,6 +208,14 @@ def from_mapping(row: Mapping[str, Any]) -> Result:
         classified_at=row["classified_at"],
         latency_ms=row["latency_ms"],
     )
+
+
+def input_statistics(row: Row[Any]) -> InputStatistics | None:
+    """What the image of a row looked like; None where that was not kept."""
+    if row.brightness is None:
+        return None
+    megapixels = row.width_px * row.height_px / 1e6
+    return InputStatistics(row.brightness, row.contrast, row.sharpness, megapixels)
 
 
 def iso(moment: datetime | None) -> str | None:

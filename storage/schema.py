@@ -122,6 +122,11 @@ results = Table(
     Column("received_at", UtcDateTime, nullable=False),
     Column("classified_at", UtcDateTime, nullable=False),
     Column("latency_ms", Double, nullable=False),
+    # What the model was shown, 0..1, for drift (see `core.types.InputStatistics`); null where
+    # nothing was shown, and in rows of before it was kept.
+    Column("brightness", Double),
+    Column("contrast", Double),
+    Column("sharpness", Double),
     Index("ix_results_answer", "sha256", "model_name", "model_version", "status"),
     Index("ix_results_label_seq", "label", "seq"),
     Index("ix_results_status_seq", "status", "seq"),

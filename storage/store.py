@@ -53,6 +53,7 @@ from storage.results import (
     encode_cursor,
     from_mapping,
     from_row,
+    input_statistics,
     page_query,
 )
 from storage.schema import deliveries, results
@@ -69,6 +70,44 @@ _IDENTITY = (
     deliveries.c.size_bytes,
     deliveries.c.mtime_ns,
 )
+
+
+# Statements of every batch. Made once: to build one takes longer than to execute it.
+_CLAIMED_BY_US = and_(
+    tuple_(deliveries.c.id, deliveries.c.attempts).in_(bindparam("claims", expanding=True)),
+    deliveries.c.state == "claimed",
+)
+_MARK_CLASSIFIED = (
+    update(deliveries).where(_CLAIMED_BY_US).values(state="classified").returning(deliveries.c.id)
+)
+_FIRST_ANSWERS = select(results).where(
+    results.c.seq.in_(
+        select(func.min(results.c.seq))
+        .where(
+            results.c.status == "classified",
+            results.c.model_name == bindparam("name"),
+            results.c.model_version == bindparam("version"),
+            results.c.sha256.in_(bindparam("hashes", expanding=True)),
+        )
+        .group_by(results.c.sha256)
+    )
+)
+_ORIGINALS = select(results.c.sha256, results.c.id).where(
+    results.c.seq.in_(
+        select(func.min(results.c.seq))
+        .where(results.c.sha256.in_(bindparam("hashes", expanding=True)))
+        .group_by(results.c.sha256)
+    )
+)
+_AMONG = deliveries.c.id.in_(bindparam("ids", expanding=True))
+_OPEN = select(deliveries.c.id).where(deliveries.c.state == "classified", _AMONG)
+_FILE = (
+    update(results)
+    .where(results.c.delivery_id == bindparam("whose"))
+    .values(path=bindparam("place"))
+)
+_KEEP = update(deliveries).where(_AMONG).values(state="kept")
+_CLOSE = delete(deliveries).where(_AMONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +155,10 @@ class Store:
     def __init__(self, database: Database, *, with_outbox: bool = False) -> None:
         self.database = database
         self._with_outbox = with_outbox
+        dialect: Any = sqlite if database.is_sqlite else postgresql
+        self._insert_new = (
+            dialect.insert(deliveries).on_conflict_do_nothing().returning(*deliveries.c)
+        )
 
     @classmethod
     def open(cls, url: str, *, with_outbox: bool = False) -> "Store":
@@ -154,7 +197,7 @@ class Store:
                 for path, stamp in files
             ]
             for chunk in _chunks(rows):
-                for row in connection.execute(self._insert_new(), chunk):
+                for row in connection.execute(self._insert_new, chunk):
                     mine[bytes(row.path), _stamp(row)] = _delivery(row)
             rest = [file for file in files if (os.fsencode(file[0]), file[1]) not in mine]
             for part in _chunks(rest):
@@ -333,12 +376,15 @@ class Store:
         min_confidence: float,
         now: datetime,
         audit_share: float = 0.0,
+        within: Callable[[Connection, list[Result | None]], None] | None = None,
     ) -> list[Result | None]:
         """Commit a batch of outcomes in one transaction; returns one row for each, in order.
 
         None stands for a delivery that somebody else has taken over meanwhile: the row is theirs.
         `model` is what was loaded, for rows that have no prediction. `audit_share` of all
-        predictions need review, however sure they are (see `storage.audit`).
+        predictions need review, however sure they are (see `storage.audit`). `within` is called
+        with what will be returned, before the commit and in its transaction; what it raises undoes
+        all of it.
         """
         with self.database.write() as connection:
             held = self._mark_classified(connection, finished)
@@ -354,7 +400,10 @@ class Store:
                 connection.execute(insert(results), new)
                 if self._with_outbox:
                     outbox.add(connection, [row["id"] for row in new], now)
-        return [from_mapping(row) if row else None for row in rows]
+            recorded = [from_mapping(row) if row else None for row in rows]
+            if within:
+                within(connection, recorded)
+        return recorded
 
     def finish(self, filed: Sequence[tuple[str, str | None]], *, keep: bool = False) -> None:
         """Close deliveries whose files are put away: (delivery id, where the file is now).
@@ -362,21 +411,14 @@ class Store:
         Those that somebody else has closed already are left as they are.
         """
         where = {each: None if path is None else _text(path) for each, path in filed}
-        open_ones = select(deliveries.c.id).where(deliveries.c.state == "classified")
-        file = update(results).where(results.c.delivery_id == bindparam("whose"))
-        file = file.values(path=bindparam("place"))
         with self.database.write() as connection:
             for chunk in _chunks(list(where)):
-                ours = connection.scalars(open_ones.where(deliveries.c.id.in_(chunk))).all()
+                ours = connection.scalars(_OPEN, {"ids": chunk}).all()
                 if not ours:
                     continue
                 places = [{"whose": each, "place": where[each]} for each in ours]
-                connection.execute(file, places)
-                mine = deliveries.c.id.in_(ours)
-                if keep:
-                    connection.execute(update(deliveries).where(mine).values(state="kept"))
-                else:
-                    connection.execute(delete(deliveries).where(mine))
+                connection.execute(_FILE, places)
+                connection.execute(_KEEP if keep else _CLOSE, {"ids": ours})
 
     def take_unfinished(self, owner: str, now: datetime, lease_s: float) -> list[Filing]:
         """Rows that were committed by somebody who died before the file was put away."""
@@ -400,22 +442,12 @@ class Store:
 
     def known(self, hashes: Iterable[str], model: ModelRef) -> dict[str, Prediction]:
         """What this very model has said of these bytes before, by sha256."""
-        firsts = (
-            select(func.min(results.c.seq))
-            .where(
-                results.c.status == "classified",
-                results.c.model_name == model.name,
-                results.c.model_version == model.version,
-            )
-            .group_by(results.c.sha256)
-        )
         found: dict[str, Prediction] = {}
         with self.database.read() as connection:
             for chunk in _chunks(sorted(set(hashes))):
-                seqs = firsts.where(results.c.sha256.in_(chunk))
-                query = select(results).where(results.c.seq.in_(seqs))
-                for row in connection.execute(query):
-                    found[row.sha256] = _prediction(from_row(row))
+                whose = {"hashes": chunk, "name": model.name, "version": model.version}
+                for row in connection.execute(_FIRST_ANSWERS, whose):
+                    found[row.sha256] = _prediction(row)
         return found
 
     def result(self, identifier: str) -> Result | None:
@@ -478,10 +510,6 @@ class Store:
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def _insert_new(self) -> Any:  # noqa: ANN401 - two dialects
-        dialect = sqlite if self.database.is_sqlite else postgresql
-        return dialect.insert(deliveries).on_conflict_do_nothing().returning(*deliveries.c)
-
     def _mark_classified(self, connection: Connection, finished: Sequence[Finished]) -> set[str]:
         """The deliveries among these that are still ours, now in state `classified`."""
         claims = [item.delivery for item in finished if item.delivery is not None]
@@ -489,10 +517,7 @@ class Store:
         for chunk in _chunks(claims):
             held |= set(
                 connection.scalars(
-                    update(deliveries)
-                    .where(_held(chunk))
-                    .values(state="classified")
-                    .returning(deliveries.c.id)
+                    _MARK_CLASSIFIED, {"claims": [(each.id, each.attempts) for each in chunk]}
                 )
             )
         return held
@@ -536,13 +561,8 @@ def _name_originals(connection: Connection, rows: Sequence[dict[str, Any]]) -> N
     """Fill in `duplicate_of`: the first row with the same bytes, in the table or in this batch."""
     first: dict[str, str] = {}
     for chunk in _chunks(sorted({row["sha256"] for row in rows})):
-        seqs = (
-            select(func.min(results.c.seq))
-            .where(results.c.sha256.in_(chunk))
-            .group_by(results.c.sha256)
-        )
-        query = select(results.c.sha256, results.c.id).where(results.c.seq.in_(seqs))
-        first |= {row.sha256: row.id for row in connection.execute(query)}
+        found = connection.execute(_ORIGINALS, {"hashes": chunk})
+        first |= {row.sha256: row.id for row in found}
     for row in rows:
         original = first.setdefault(row["sha256"], row["id"])
         row["duplicate_of"] = original if original != row["id"] else None
@@ -564,6 +584,7 @@ def _result_row(
 ) -> dict[str, Any]:
     prediction = item.outcome if isinstance(item.outcome, Prediction) else None
     failure = item.outcome if isinstance(item.outcome, Failure) else None
+    looks = prediction.image.statistics if prediction else None
     model = prediction.model if prediction else model
     identifier = str(uuid7())
     return {
@@ -591,12 +612,17 @@ def _result_row(
         "received_at": item.received_at,
         "classified_at": now,
         "latency_ms": round(item.latency_ms, 3),
+        "brightness": looks.brightness if looks else None,
+        "contrast": looks.contrast if looks else None,
+        "sharpness": looks.sharpness if looks else None,
     }
 
 
-def _prediction(result: Result) -> Prediction:
+def _prediction(row: Row[Any]) -> Prediction:
     """A stored answer as a `Prediction` again; only for rows that are classified."""
-    info = ImageInfo(result.width_px or 0, result.height_px or 0, result.format or "unknown")
+    result = from_row(row)
+    size_px = result.width_px or 0, result.height_px or 0
+    info = ImageInfo(*size_px, result.format or "unknown", input_statistics(row))
     scores: tuple[LabelScore, ...] = result.scores
     return Prediction(result.label or "", result.confidence or 0.0, scores, result.model, info)
 

@@ -5,13 +5,14 @@ thread of its own, and the next is claimed and read.
 """
 
 import hashlib
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -101,6 +102,8 @@ class Worker:
         self._metrics = metrics
         self._heartbeat = heartbeat
         self._me = owner.this_process()
+        # As text: a Path for each of a thousand files a second costs as much as their commit.
+        self._inbox, self._home = os.fspath(settings.inbox), os.fspath(settings.home)
 
     def work(self, files: Mapping[str, Stamp], first_seen_s: Mapping[str, float]) -> Tally:
         """One batch and nothing beside it, see `work_through`."""
@@ -212,7 +215,7 @@ class Worker:
 
     def _read(self, delivery: Delivery) -> _Image | None:
         started_s = time.monotonic()
-        path = self._settings.inbox / delivery.path
+        path = f"{self._inbox}/{delivery.path}"
         try:
             content = self._refused(delivery) or files.read_once(path, delivery.stamp)
             digest = (
@@ -226,7 +229,7 @@ class Worker:
         except OSError as error:
             self._postpone(delivery, error)
             return None
-        name = written(PurePath(delivery.path).name)
+        name = written(delivery.path.rpartition("/")[2])
         return _Image(
             delivery, ImageRef(digest, name, delivery.stamp.size_bytes), content, started_s
         )
@@ -317,7 +320,7 @@ class Worker:
         if not filings:
             return
         started = time.perf_counter()
-        placed: list[tuple[Filing, Path | None]] = []
+        placed: list[tuple[Filing, str | None]] = []
         hindrance: OSError | None = None
         for filing in filings:
             try:
@@ -325,7 +328,7 @@ class Worker:
             except OSError as error:
                 self._leave_for_later(filing, error)
                 hindrance = error if faults.blocks_all(error) else hindrance
-        files.sync_folders(target.parent for _, target in placed if target)
+        files.sync_folders(_folder_of(target) for _, target in placed if target)
         keep = self._settings.after == "keep"
         if not keep:
             self._take_out([filing.delivery for filing, _ in placed])  # raises: all is tried again
@@ -338,34 +341,41 @@ class Worker:
         if hindrance:
             raise hindrance  # the next file would meet it too
 
-    def _place(self, filing: Filing) -> Path | None:
+    def _place(self, filing: Filing) -> str | None:
         """Where the file is kept from now on; None where policy keeps no second name."""
         folder = self._folder(filing.result)
         if folder is None:
             return None
         delivery, result = filing.delivery, filing.result
-        source = self._settings.inbox / delivery.path
-        folder = folder / PurePath(delivery.path).parent
-        target = files.put(source, delivery.stamp, folder, delivery.id[-8:], result.sha256)
-        if target is not None and result.error is not None:
-            files.put_reason(target, _reason(delivery, result))
-        return target
+        source, target = f"{self._inbox}/{delivery.path}", f"{folder}/{delivery.path}"
+        if result.error is None and files.put_at_once(source, delivery.stamp, target):
+            return target
+        put = files.put(
+            Path(source),
+            delivery.stamp,
+            Path(_folder_of(target)),
+            delivery.id[-8:],
+            result.sha256,
+        )
+        if put is not None and result.error is not None:
+            files.put_reason(put, _reason(delivery, result))
+        return None if put is None else os.fspath(put)
 
-    def _folder(self, result: Result) -> Path | None:
-        home, after = self._settings.home, self._settings.after
+    def _folder(self, result: Result) -> str | None:
+        after = self._settings.after
         if result.status == "quarantined":
-            return home / "quarantine"
+            return f"{self._home}/quarantine"
         if after == "sort":
-            return home / "sorted" / files.label_folder(result.label or "")
+            return f"{self._home}/sorted/{files.label_folder(result.label or '')}"
         if after == "archive":
-            return home / "archive" / f"{result.classified_at:%Y/%m/%d}"
+            return f"{self._home}/archive/{result.classified_at:%Y/%m/%d}"
         return None
 
     def _take_out(self, taken: Sequence[Delivery]) -> None:
-        sources = [self._settings.inbox / delivery.path for delivery in taken]
+        sources = [f"{self._inbox}/{delivery.path}" for delivery in taken]
         for source, delivery in zip(sources, taken, strict=True):
             files.remove(source, delivery.stamp, self._settings.done_suffix)
-        files.sync_folders(source.parent for source in sources)
+        files.sync_folders(map(_folder_of, sources))
 
     def _leave_for_later(self, filing: Filing, error: OSError) -> None:
         self._store.postpone_filing([filing.delivery], _now() + timedelta(seconds=_RETRY_S[-3]))
@@ -377,14 +387,11 @@ class Worker:
             remedy="make room or give access; it is tried again by itself",
         )
 
-    def _shown(self, filing: Filing, target: Path | None) -> str | None:
+    def _shown(self, filing: Filing, target: str | None) -> str | None:
         """The path of a row: relative to HOME where it lies below it."""
         if target is None and self._settings.after == "keep":
-            target = self._settings.inbox / filing.delivery.path
-        if target is None:
-            return None
-        home = self._settings.home
-        return written(str(target.relative_to(home) if target.is_relative_to(home) else target))
+            target = f"{self._inbox}/{filing.delivery.path}"
+        return None if target is None else written(target.removeprefix(f"{self._home}/"))
 
     def _is_the_same(self, filing: Filing) -> bool:
         """Whether the inbox holds what the row speaks of: a stamp can be imitated, not a hash."""
@@ -400,6 +407,10 @@ class Worker:
 def _is_suspect(delivery: Delivery) -> bool:
     """Whether it was there so often when the process died that it may be the cause."""
     return delivery.attempts > SHARED_ATTEMPTS
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _done(outcome: Outcome) -> Future[Outcome]:

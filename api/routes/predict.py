@@ -1,12 +1,13 @@
 """POST /v1/predict and /v1/predict/batch: images in, answers out."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Header, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from api import predictions, problems
@@ -38,7 +39,15 @@ _FORM = {"schema": {"$ref": "#/components/schemas/Upload"}}
 _FORM_OF_MANY = {"schema": {"$ref": "#/components/schemas/Uploads"}}
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 
-_Shown = tuple[dict[str, Any], int, dict[str, str]]  # body, status, headers
+
+class _Shown(NamedTuple):
+    """An answer as the client gets it."""
+
+    body: dict[str, Any]
+    status: int
+    headers: dict[str, str]
+
+
 RepeatKey = Annotated[
     str | None,
     Header(
@@ -84,17 +93,17 @@ async def predict(
     inference; `duplicate_of` then names the first result for them.
     """
 
-    async def answered() -> _Shown:
-        (answer,) = await predictions.predict(parts, [upload], store=query.store)
+    def shown(answers: Sequence[Answer]) -> _Shown:
+        (answer,) = answers
         if isinstance(answer, ProblemError):
             raise answer
         headers = {"X-Model-Version": answer.model.version}
         if not query.store:
-            return answer.to_dict(), 200, headers
+            return _Shown(answer.to_dict(), 200, headers)
         headers |= {"Location": f"/v1/results/{answer.id}", "ETag": etag_of(answer)}
-        return answer.to_dict(), 201, headers
+        return _Shown(answer.to_dict(), 201, headers)
 
-    return await _once(request, parts, [upload], key, answered)
+    return await _once(request, parts, [upload], key, shown, store=query.store)
 
 
 @router.post(
@@ -121,15 +130,14 @@ async def predict_batch(
     as one upload.
     """
 
-    async def answered() -> _Shown:
-        answers = await predictions.predict(parts, uploads, store=query.store)
+    def shown(answers: Sequence[Answer]) -> _Shown:
         items = [
             _item(request, upload, answer, is_stored=query.store)
             for upload, answer in zip(uploads, answers, strict=True)
         ]
-        return {"items": items}, 207, {}
+        return _Shown({"items": items}, 207, {})
 
-    return await _once(request, parts, uploads, key, answered)
+    return await _once(request, parts, uploads, key, shown, store=query.store)
 
 
 def _item(request: Request, upload: Upload, answer: Answer, *, is_stored: bool) -> dict[str, Any]:
@@ -153,11 +161,13 @@ async def _once(
     parts: Parts,
     uploads: Sequence[Upload],
     key: str | None,
-    answered: Callable[[], Awaitable[_Shown]],
+    shown: Callable[[Sequence[Answer]], _Shown],
+    *,
+    store: bool,
 ) -> JSONResponse:
     """The answer, or the one that the same request with the same key got before."""
     if key is None:
-        return JSONResponse(*await answered())
+        return JSONResponse(*shown(await predictions.predict(parts, uploads, store=store)))
     database = parts.store.database
     whose = request.headers.get("x-api-key", "")
     key_sha256 = repeats.fingerprint(whose, key)
@@ -166,14 +176,16 @@ async def _once(
     ]
     asked = repeats.fingerprint(request.url.path, request.url.query, *contents)
     now = datetime.now(UTC)
-    before = await run_in_threadpool(repeats.claim, database, key_sha256, asked, now)
-    if before is not None:
-        return JSONResponse(before["body"], before["status"], before["headers"])
+    claimed = await run_in_threadpool(repeats.claim, database, key_sha256, asked, now)
+    if not isinstance(claimed, repeats.Claim):
+        return JSONResponse(*_Shown(**claimed))
+
+    def keep(connection: Connection, answers: list[Answer]) -> None:
+        repeats.finish(connection, claimed, shown(answers)._asdict())
+
     try:
-        shown = await answered()
+        answers = await predictions.predict(parts, uploads, store=store, keep=keep)
     except BaseException:
-        await run_in_threadpool(repeats.abandon, database, key_sha256)
+        await run_in_threadpool(repeats.abandon, database, claimed)
         raise
-    kept = dict(zip(("body", "status", "headers"), shown, strict=True))
-    await run_in_threadpool(repeats.finish, database, key_sha256, kept)
-    return JSONResponse(*shown)
+    return JSONResponse(*shown(answers))

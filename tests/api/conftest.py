@@ -104,7 +104,7 @@ def serving(home: Path, **variables: str) -> Iterator[Server]:
     with start(home, **variables) as process:
         said: list[str] = []
         drain = threading.Thread(target=lambda: said.extend(process.stderr or ()))
-        running = _listening(process)
+        running = listening(process)
         drain.start()  # a pipe that nobody reads stops the process when it is full
         try:
             yield running
@@ -115,7 +115,7 @@ def serving(home: Path, **variables: str) -> Iterator[Server]:
         assert process.returncode == 0, said
 
 
-def start(home: Path, **variables: str) -> "subprocess.Popen[str]":
+def start(home: Path, program: str = _SERVE, **variables: str) -> "subprocess.Popen[str]":
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("PIGEONHOLE_")
     }
@@ -128,7 +128,7 @@ def start(home: Path, **variables: str) -> "subprocess.Popen[str]":
         **variables,
     }
     return subprocess.Popen(
-        [sys.executable, "-c", _SERVE],
+        [sys.executable, "-c", program],
         cwd=home,
         env=environment,
         stderr=subprocess.PIPE,
@@ -136,7 +136,8 @@ def start(home: Path, **variables: str) -> "subprocess.Popen[str]":
     )
 
 
-def _listening(process: "subprocess.Popen[str]") -> Server:
+def listening(process: "subprocess.Popen[str]") -> Server:
+    """The server, once it listens."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:

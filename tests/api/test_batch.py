@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
 from api.schemas import Batch
 from api.uploads import MAX_AT_WORK
 from storage import repeats
-from tests.api.conftest import MAX_BODY_BYTES, parts
+from tests.api.conftest import MAX_BODY_BYTES, listening, make_home, parts, serving, start
 
 Paint = Callable[..., bytes]
 
@@ -155,14 +157,82 @@ def test_many_who_repeat_at_once_make_one_result(client: TestClient, paint: Pain
 
 def test_who_died_at_work_does_not_hold_a_key_for_ever(client: TestClient) -> None:
     database, now = parts(client).store.database, datetime.now(UTC)
-    assert repeats.claim(database, "key", "asked", now) is None
+    dead = repeats.claim(database, "key", "asked", now)
+    assert isinstance(dead, repeats.Claim)
     with pytest.raises(repeats.InProgressError):
         repeats.claim(database, "key", "asked", now)
 
-    assert repeats.claim(database, "key", "asked", now + timedelta(minutes=2)) is None
-    repeats.finish(database, "key", {"status": 201})
-    assert repeats.claim(database, "key", "asked", now + timedelta(hours=23)) == {"status": 201}
-    assert repeats.claim(database, "key", "asked", now + timedelta(days=2)) is None
+    later = repeats.claim(database, "key", "asked", now + timedelta(minutes=2))
+    assert isinstance(later, repeats.Claim)
+    with pytest.raises(repeats.InProgressError), database.write() as connection:
+        repeats.finish(connection, dead, {"status": 201})  # it was only slow
+    with database.write() as connection:
+        repeats.finish(connection, later, {"status": 201})
+    repeats.abandon(database, later)  # too late: it is finished
+
+    day = timedelta(days=1)
+    assert repeats.claim(database, "key", "asked", now + day) == {"status": 201}
+    assert isinstance(repeats.claim(database, "key", "asked", now + 2 * day), repeats.Claim)
+
+
+def test_who_was_too_slow_for_his_key_leaves_nothing(
+    client: TestClient, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "GIVEN_UP", timedelta(0))
+    store = parts(client).store
+    known = store.known
+
+    def overtaken(*asked: Any) -> Any:  # noqa: ANN401
+        monkeypatch.setattr(store, "known", known)
+        assert send(client, paint("red"), "one").status_code == 201
+        return known(*asked)
+
+    monkeypatch.setattr(store, "known", overtaken)
+    slow = send(client, paint("red"), "one")
+
+    assert (slow.status_code, slow.json()["code"]) == (409, "request_in_progress")
+    assert store.count() == 1
+    assert len([*(parts(client).settings.home / "uploads").rglob("*.png")]) == 1
+
+
+_DIES = """
+import os, signal
+from api.server import serve
+from core.settings import Settings
+from storage.store import Store
+record = Store.record
+def record_and_die(*given, **how):
+    record(*given, **how)
+    os.kill(os.getpid(), signal.SIGKILL)
+Store.record = record_and_die
+serve(Settings.read())
+"""
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict/batch"])
+def test_a_server_that_dies_between_commit_and_answer_answers_the_repeated_request(
+    rgb_bundle: Path, tmp_path: Path, paint: Paint, path: str
+) -> None:
+    home = make_home(tmp_path / "home", rgb_bundle)
+    how: Any = {
+        "files": [("file", ("a.png", paint("red")))],
+        "headers": {"Idempotency-Key": "one"},
+        "timeout": 60,
+    }
+    with start(home, program=_DIES) as process:
+        url = listening(process).url
+        with pytest.raises(httpx2.TransportError):
+            httpx2.post(url + path, **how)
+        assert process.wait(60) == -signal.SIGKILL
+
+    with serving(home) as server:
+        again, once_more = (httpx2.post(server.url + path, **how) for _ in range(2))
+        (row,) = httpx2.get(f"{server.url}/v1/results").json()["items"]
+
+    assert again.status_code == once_more.status_code == (201 if path == "/v1/predict" else 207)
+    answered = again.json()
+    assert answered == once_more.json()
+    assert row == (answered if path == "/v1/predict" else answered["items"][0]["result"])
 
 
 def test_over_the_bound_the_answer_is_come_back_later(client: TestClient, paint: Paint) -> None:

@@ -264,6 +264,65 @@ def test_rows_go_on_while_one_scrolls_and_none_comes_twice(
     assert names(page) == [f"{number}.png" for number in reversed(range(230))]
 
 
+def test_of_several_moves_of_the_end_that_come_at_once_the_last_counts(
+    page: Page, server: Server, record: Callable[..., list[Result]]
+) -> None:
+    record(*(f"{number}.png" for number in range(120)))
+    page.add_init_script(
+        """window.IntersectionObserver = class {
+            constructor(told) { window.told = (...moves) => told(moves.map(
+                (isIntersecting) => ({ isIntersecting }))); }
+            observe() {}
+            unobserve() {}
+        };"""
+    )
+    page.goto(server.url)
+    rows = page.locator(".row-name")
+
+    page.evaluate("told(false, true)")
+    expect(rows).to_have_count(100)
+    page.evaluate("told(true, false)")
+    expect(page.locator("#rows-end")).to_have_text("")
+    page.evaluate("told(true); told(false); told(true)")  # while it fetches
+
+    expect(page.locator("#rows-end")).to_have_text("That is all.")
+    assert names(page) == [f"{number}.png" for number in reversed(range(120))]
+
+
+def test_when_more_rows_cannot_be_fetched_a_link_tries_again(
+    page: Page, server: Server, record: Callable[..., list[Result]], forgiven: list[str]
+) -> None:
+    forgiven.append("ERR_CONNECTION_REFUSED")
+    record(*(f"{number}.png" for number in range(120)))
+    more = "**/parts/rows?*before=*"
+    page.route(more, lambda route: route.abort("connectionrefused"))
+    page.goto(server.url)
+    end = page.locator("#rows-end")
+    end.scroll_into_view_if_needed()
+    expect(end).to_have_text("The server does not answer. Is it still running? Older results")
+    page.unroute(more)
+
+    end.get_by_role("link").click()
+
+    while end.inner_text() != "That is all.":
+        page.mouse.wheel(0, 4000)
+    assert names(page) == [f"{number}.png" for number in reversed(range(120))]
+
+
+def test_more_results_at_once_than_the_page_shows_are_reached_by_scrolling(
+    page: Page, server: Server, record: Callable[..., list[Result]]
+) -> None:
+    page.goto(server.url)
+    expect(page.locator("#live")).to_have_text("live")
+
+    record(*(f"{number}.png" for number in range(120)))
+    expect(page.locator(".row").first).to_contain_text("119.png")
+
+    while page.locator("#rows-end").inner_text() != "That is all.":
+        page.mouse.wheel(0, 4000)
+    assert names(page) == [f"{number}.png" for number in reversed(range(120))]
+
+
 def test_who_reads_further_down_is_told_of_new_results_and_not_moved(
     page: Page, server: Server, record: Callable[..., list[Result]]
 ) -> None:

@@ -4,12 +4,20 @@ import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from api.app import create_app
 from api.schemas import Stats
+from core import bundle
+from core.recipe import Recipe
+from core.settings import Settings
+from core.statistics import reference
+from core.types import InputStatistics
+from monitoring.quality import MIN_DRIFT_IMAGES
 from tests.api.conftest import parts
 from tests.api.test_results import fill
 
@@ -39,6 +47,41 @@ def test_what_was_uploaded_is_counted_at_once(client: TestClient, upload: Upload
     assert found["latency_ms"]["p50"] > 0
     assert found["reviews"] == {"waiting": 0, "reviewed": 0, "corrected": 0}
     assert stats(client)["quality"]["audit_waiting"] == 0
+
+
+def test_uploads_that_look_unlike_the_models_data_are_said_everywhere(
+    make_settings: Callable[..., Settings],
+    home: Path,
+    rgb_model: bytes,
+    paint: Callable[..., bytes],
+) -> None:
+    dark = [InputStatistics(number / 5000, 0.0, 0.0, 0.0) for number in range(500)]
+    shutil.rmtree(home / "models/current")
+    bundle.write(
+        home / "models/current",
+        name="rgb",
+        weights=rgb_model,
+        labels=["red", "green", "blue"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+        lineage={"reference": reference(["red"] * 500, dark).to_dict()},
+    )
+    form = [("file", ("a.png", paint("red", (8, 8))))] * 25
+    with TestClient(create_app(make_settings())) as client:
+        for _ in range(MIN_DRIFT_IMAGES // 25):
+            assert client.post("/v1/predict/batch", files=form).status_code == 207
+        client.get("/v1/stats")  # the database is asked once this is answered
+
+        quality = stats(client)["quality"]
+        page = client.get("/parts/side").text
+        metrics = client.get("/metrics").text
+
+    assert quality["label_drift"] == pytest.approx(0)
+    assert quality["input_drift"]["brightness"] > 0.25
+    assert quality["input_drift"]["contrast"] == pytest.approx(0)
+    assert "Images have moved away from its data: brightness (drift" in page
+    brightness = quality["input_drift"]["brightness"]
+    assert f'pigeonhole_drift_score{{kind="brightness"}} {brightness}\n' in metrics
+    assert metrics.count("pigeonhole_drift_score{") == 5
 
 
 def test_a_span_and_its_buckets_can_be_chosen(client: TestClient) -> None:

@@ -280,6 +280,16 @@ def test_uploads_are_summed_over_the_replicas(running: Running) -> None:
     assert sum(float(sample["value"][1]) for sample in by_replica) == UPLOADS
 
 
+def test_every_process_says_the_same_of_the_images(running: Running) -> None:
+    kinds = {"label", *statistics.KINDS}
+    query = "count by (kind) (pigeonhole_drift_score)"
+
+    def told() -> dict[str, str]:
+        return {each["metric"]["kind"]: each["value"][1] for each in running.ask(query)}
+
+    _until(lambda: told() == dict.fromkeys(kinds, "3"), "watcher and both replicas know all")
+
+
 def test_every_panel_of_every_dashboard_has_data(running: Running) -> None:
     asked = {
         f"{board.title}: {panel['title']}: {target['expr']}"

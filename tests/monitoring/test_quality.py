@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from core.bundle import read_manifest
-from core.statistics import Reference, reference
+from core.statistics import KINDS, Reference, reference
 from core.types import InputStatistics
 from monitoring.quality import (
     MIN_DRIFT_IMAGES,
@@ -36,6 +36,12 @@ def images(brightness: float, count: int = 500, seed: int = 1) -> list[InputStat
 
 def labels(shares: dict[str, float], count: int, seed: int = 1) -> list[str]:
     return random.Random(seed).choices(list(shares), list(shares.values()), k=count)
+
+
+def scores(frozen: Reference, shown: list[InputStatistics]) -> dict[str, float]:
+    drift = input_drift(frozen, shown)
+    assert list(drift) == list(KINDS)
+    return {kind: score for kind, score in drift.items() if score is not None}
 
 
 # --- accuracy without labels ---------------------------------------------------------------------
@@ -142,7 +148,7 @@ def test_noise_alone_stays_below_the_alert() -> None:
         drift = label_drift(frozen, labels(SHARES, MIN_DRIFT_IMAGES, seed))
         assert drift is not None
         assert drift < 0.25
-        assert max(input_drift(frozen, images(0.5, MIN_DRIFT_IMAGES, seed)).values()) < 0.25
+        assert max(scores(frozen, images(0.5, MIN_DRIFT_IMAGES, seed)).values()) < 0.25
 
 
 def test_many_labels_need_more_images() -> None:
@@ -166,7 +172,7 @@ def test_other_labels_are_drift() -> None:
 
 def test_darker_images_are_drift_of_brightness_alone() -> None:
     frozen = reference(labels(SHARES, 500), images(0.5))
-    drift = input_drift(frozen, images(0.3, seed=2))
+    drift = scores(frozen, images(0.3, seed=2))
 
     assert drift["brightness"] > 0.25
     assert all(score < 0.15 for kind, score in drift.items() if kind != "brightness")
@@ -192,7 +198,7 @@ def test_too_few_images_are_no_drift() -> None:
     frozen = reference(labels(SHARES, 500), images(0.5))
 
     assert label_drift(frozen, ["cat"] * (MIN_DRIFT_IMAGES - 1)) is None
-    assert input_drift(frozen, images(0.9, MIN_DRIFT_IMAGES - 1)) == {}
+    assert input_drift(frozen, images(0.9, MIN_DRIFT_IMAGES - 1)) == dict.fromkeys(KINDS)
 
 
 # --- all together --------------------------------------------------------------------------------
@@ -207,4 +213,5 @@ def test_without_a_reference_and_without_rows_nothing_is_said(
 
     assert (quality.estimated_accuracy, quality.reviewed_accuracy) == (None, None)
     assert (quality.label_drift, quality.audit_waiting) == (None, 0)
+    assert (quality.input_drift, quality.drift) == (dict.fromkeys(KINDS), {})
     assert Reference.of_lineage(read_manifest(rgb_bundle).lineage) is None

@@ -1,17 +1,20 @@
 """Gauges that are read when somebody scrapes: disk, machine, quality."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from core import statistics
 from core.bundle import Manifest, read_manifest
-from core.types import ImageInfo, InputStatistics, LabelScore, ModelRef, Prediction
+from core.types import ImageInfo, ImageRef, InputStatistics, LabelScore, ModelRef, Prediction
 from monitoring.metrics import Metrics
-from storage.store import Store
+from storage.results import Source
+from storage.store import Finished, Store
 
+DRIFT = "pigeonhole_drift_score"
 Scrape = Callable[[], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
 
@@ -19,9 +22,21 @@ def named(found: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: str
     return [value for (sample, _), value in found.items() if sample == name]
 
 
-def bright() -> Prediction:
+def record(store: Store, manifest: Manifest, source: Source, images: int) -> None:
+    """Bright images; watchers and API write rows in no other way."""
+    model = ModelRef(manifest.name, manifest.version)
     info = ImageInfo(1000, 1000, "PNG", InputStatistics(0.9, 0.2, 0.1, 1.0))
-    return Prediction("red", 0.9, (LabelScore("red", 0.9),), ModelRef("rgb", "1"), info)
+    outcome = Prediction("red", 0.9, (LabelScore("red", 0.9),), model, info)
+    now = datetime.now(UTC)
+    finished = [Finished(ImageRef("0" * 64, "a.png", 1), outcome, now, 1.0)] * images
+    store.record(finished, source=source, model=model, min_confidence=0.5, now=now)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(f"sqlite:///{tmp_path}/p.db")
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -77,16 +92,24 @@ def test_the_accuracy_that_a_model_was_promoted_with_is_shown(
     assert scrape()["pigeonhole_model_accuracy_ratio", (("split", "test"),)] == 1.0
 
 
-def test_images_unlike_the_reference_are_drift(
-    metrics: Metrics, scrape: Scrape, manifest: Manifest
+def test_images_unlike_the_reference_are_drift_for_every_process_alike(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest, store: Store
 ) -> None:
-    metrics.model_loaded(manifest)
-    for _ in range(200):
-        metrics.finished(bright(), "watcher")
+    record(store, manifest, "watcher", 150)
+    record(store, manifest, "upload", 50)
+    other = Metrics()
+    for each in (metrics, other):
+        each.model_loaded(manifest)
+        each.watch_quality(store.database, 0.01)
     found = scrape()
 
-    assert found["pigeonhole_drift_score", (("kind", "brightness"),)] > 0.25
-    assert found["pigeonhole_drift_score", (("kind", "contrast"),)] == pytest.approx(0)
+    drift = {dict(at)["kind"]: score for (name, at), score in found.items() if name == DRIFT}
+    assert set(drift) == {"label", *statistics.KINDS}
+    assert drift["brightness"] > 0.25
+    assert drift["contrast"] == pytest.approx(0)
+    seen = other.known_quality(at_once=True)
+    assert seen is not None
+    assert seen.drift == drift
 
 
 def test_of_many_labels_the_commonest_of_the_reference_are_shown_by_name(
@@ -104,35 +127,22 @@ def test_of_many_labels_the_commonest_of_the_reference_are_shown_by_name(
     assert shown == {*labels[-20:], "other"}
 
 
-def test_answers_out_of_the_database_say_nothing_about_images(
-    metrics: Metrics, scrape: Scrape, manifest: Manifest
+def test_what_the_old_model_was_shown_says_nothing_about_the_new_one(
+    metrics: Metrics, scrape: Scrape, manifest: Manifest, store: Store
 ) -> None:
-    metrics.model_loaded(manifest)
-    known = replace(bright(), image=ImageInfo(1000, 1000, "PNG"))
-    for _ in range(200):
-        metrics.finished(known, "watcher")
+    record(store, manifest, "watcher", 200)
+    metrics.model_loaded(replace(manifest, version="2"))
+    metrics.watch_quality(store.database, 0.01)
 
-    assert named(scrape(), "pigeonhole_drift_score") == []
-
-
-def test_a_new_model_forgets_the_images_that_the_old_one_saw(
-    metrics: Metrics, scrape: Scrape, manifest: Manifest
-) -> None:
-    for _ in range(200):
-        metrics.finished(bright(), "watcher")
-    metrics.model_loaded(manifest)
-
-    assert named(scrape(), "pigeonhole_drift_score") == []
+    assert named(scrape(), DRIFT) == []
 
 
 def test_without_answers_there_is_no_accuracy_and_nothing_to_review(
-    metrics: Metrics, scrape: Scrape, manifest: Manifest, tmp_path: Path
+    metrics: Metrics, scrape: Scrape, manifest: Manifest, store: Store
 ) -> None:
-    store = Store.open(f"sqlite:///{tmp_path}/p.db")
     metrics.model_loaded(manifest)
     metrics.watch_quality(store.database, 0.01)
     found = scrape()
-    store.close()
 
     assert named(found, "pigeonhole_estimated_accuracy_ratio") == []
     assert named(found, "pigeonhole_reviewed_accuracy_ratio") == []

@@ -8,8 +8,16 @@ import pytest
 from sqlalchemy import update
 
 from core.ids import uuid7
-from core.types import Failure, ImageInfo, ImageRef, LabelScore, ModelRef, Prediction
-from storage.audit import audited, is_audited, recent_predictions
+from core.types import (
+    Failure,
+    ImageInfo,
+    ImageRef,
+    InputStatistics,
+    LabelScore,
+    ModelRef,
+    Prediction,
+)
+from storage.audit import audited, is_audited, recent_answers
 from storage.results import Result
 from storage.schema import results
 from storage.store import Finished, Store
@@ -32,9 +40,10 @@ def record(
     audit_share: float = 0.0,
     model: ModelRef = MODEL,
     confidence: float = 0.9,
+    shown: InputStatistics | None = None,
 ) -> list[Result]:
     score = LabelScore("cat", confidence)
-    outcome = Prediction("cat", confidence, (score,), model, ImageInfo(1, 1, "PNG"))
+    outcome = Prediction("cat", confidence, (score,), model, ImageInfo(200, 100, "PNG", shown))
     finished = [
         Finished(ImageRef(f"{number:064}", "a.png", 1), outcome, NOW, 1.0)
         for number in range(count)
@@ -111,11 +120,24 @@ def test_other_models_do_not_count(store: Store) -> None:
     record(store, 3, model=ModelRef("m", "2"))
 
     assert audited(store.database, "1", 1.0).waiting == 0
-    assert recent_predictions(store.database, "1", 10) == []
+    assert recent_answers(store.database, "1", 10) == []
 
 
 def test_the_latest_answers_come_first_and_no_more_than_asked(store: Store) -> None:
     record(store, 2, confidence=0.6)
     record(store, 2, confidence=0.7)
 
-    assert recent_predictions(store.database, "1", 3) == [("cat", 0.7), ("cat", 0.7), ("cat", 0.6)]
+    found = recent_answers(store.database, "1", 3)
+    assert [(each.label, each.confidence) for each in found] == [
+        ("cat", 0.7),
+        ("cat", 0.7),
+        ("cat", 0.6),
+    ]
+
+
+def test_what_the_model_was_shown_is_kept_with_the_answer(store: Store) -> None:
+    shown = InputStatistics(0.1, 0.2, 0.3, megapixels=0.02)
+    record(store, 1, shown=shown)
+    record(store, 1)  # as in rows of before it was kept
+
+    assert [each.shown for each in recent_answers(store.database, "1", 2)] == [None, shown]

@@ -10,7 +10,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.exc import DataError
 
-from core.types import Delivery, Failure, ImageRef, ModelRef, Prediction, Stamp
+from core.types import (
+    Delivery,
+    Failure,
+    ImageInfo,
+    ImageRef,
+    InputStatistics,
+    ModelRef,
+    Prediction,
+    Stamp,
+)
 from storage.results import Result, ResultFilter
 from storage.store import Finished, Store
 
@@ -598,6 +607,18 @@ def test_known_is_what_this_very_model_has_said(
     }
     assert store.known(hashes[1:], model) == {}
     assert store.known([], model) == {}
+
+
+def test_what_the_model_was_shown_is_known_of_a_duplicate_too(
+    store: Store, record: Record, finished: Images, predict: Callable[..., Prediction]
+) -> None:
+    shown = InputStatistics(0.1, 0.2, 0.3, megapixels=0.02)
+    outcome = replace(predict(), image=ImageInfo(200, 100, "PNG", shown))
+    record(finished(sha="1", outcome=outcome))
+
+    (known,) = store.known(["1".rjust(64, "0")], outcome.model).values()
+
+    assert known.image.statistics == shown
 
 
 def test_known_answers_for_many_hashes_at_once(

@@ -10,6 +10,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine
 
 import storage.migrations
+from storage.audit import Answer, recent_answers
 from storage.results import ResultFilter
 from storage.store import Store
 
@@ -46,6 +47,7 @@ def test_rows_of_the_first_schema_are_all_there_after_an_upgrade(tmp_path: Path)
 
     store = Store.open(f"sqlite:///{tmp_path}/p.db")
     good, bad = store.stream(ResultFilter(), order="asc")
+    answers = recent_answers(store.database, "1", 10)
     store.close()
 
     assert (good.id, good.filename, good.label, good.confidence) == ("1", "ä.png", "cat", 0.9)
@@ -54,6 +56,7 @@ def test_rows_of_the_first_schema_are_all_there_after_an_upgrade(tmp_path: Path)
     assert good.classified_at == datetime(2026, 11, 22, 12, 0, 1, tzinfo=UTC)
     assert bad.error is not None
     assert (bad.status, bad.error.code) == ("quarantined", "unreadable_image")
+    assert answers == [Answer("cat", 0.9, shown=None)]
 
 
 def test_an_upgraded_database_goes_on_counting(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ async function look() {
       node.classList.add("row-new");
     }
     rows.prepend(...nodes);
+    const isCut = !isAll || rows.childElementCount > MOST_ROWS;
     while (rows.childElementCount > MOST_ROWS) rows.lastElementChild.remove();
+    if (isCut) scrollAgain();
     waiting = 0;
     newer.hidden = true;
     empty.hidden = rows.childElementCount > 0;
@@ -64,7 +66,7 @@ newer.addEventListener("click", async () => {
   document.getElementById("results-title").scrollIntoView({ block: "start" });
 });
 
-scrollOn(rows, document.getElementById("rows-end"),
+const scrollAgain = scrollOn(rows, document.getElementById("rows-end"),
   (last) => withQuery("/parts/rows", query, { before: last.dataset.seq }));
 
 // --- the stream ----------------------------------------------------------------------------------

@@ -89,29 +89,59 @@ export function withQuery(path, query, more = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-/** Fetch more rows whenever the end of the list comes near. */
+/**
+ * Fetch more rows whenever the end of the list comes near; gives a function that begins again, for
+ * who has cut the list.
+ *
+ * When more cannot be fetched, `end` says why, with a link that tries again.
+ */
 export function scrollOn(list, end, url) {
-  if (list.dataset.atEnd === "true" || !list.lastElementChild) return;
+  const link = document.createElement("a");
+  link.textContent = "Older results";
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    more();
+  });
   let isBusy = false;
-  const observer = new IntersectionObserver(async ([entry]) => {
-    if (!entry.isIntersecting || isBusy) return;
+  const observer = new IntersectionObserver((entries) => {
+    // A busy page is told of several moves at once: only the last one says where the end is now.
+    if (entries.at(-1).isIntersecting) more();
+  }, { rootMargin: "1200px" });
+
+  const last = () => [...list.querySelectorAll("[data-seq]")].at(-1);
+
+  function watch() {
+    end.textContent = "";
+    observer.unobserve(end);
+    observer.observe(end); // tells at once where the end is, moved or not
+  }
+
+  async function more() {
+    if (isBusy) return;
     isBusy = true;
+    const from = last();
     end.textContent = "Fetching more…";
     try {
-      const { nodes, isAll } = await part(url([...list.querySelectorAll("[data-seq]")].at(-1)));
-      nodes.forEach((node) => localTimes(node));
-      if (nodes.length) list.append(chunk(nodes));
-      end.textContent = isAll ? "That is all." : "";
-      if (isAll) observer.disconnect();
+      const { nodes, isAll } = await part(url(from));
+      const isCut = last() !== from; // meanwhile; what came does not belong behind the new end
+      if (!isCut && nodes.length) {
+        nodes.forEach((node) => localTimes(node));
+        list.append(chunk(nodes));
+      }
+      if (isCut || !isAll) watch();
+      else {
+        observer.unobserve(end);
+        end.textContent = "That is all.";
+      }
     } catch (error) {
-      end.textContent = error.message;
+      link.href = withQuery(location.pathname, location.search, { before: from.dataset.seq });
+      end.replaceChildren(`${error.message} `, link);
     }
     isBusy = false;
-    observer.unobserve(end);
-    if (end.textContent === "") observer.observe(end); // asks again if the end is still near
-  }, { rootMargin: "1200px" });
-  end.textContent = "";
-  observer.observe(end);
+  }
+
+  if (list.dataset.atEnd !== "true") watch();
+  return watch;
 }
 
 function chunk(nodes) {
