@@ -1,5 +1,8 @@
 # Every target installs what it needs first. `make` alone explains itself.
 
+# Containers often set it; every start would then compile a hundred modules anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
@@ -140,8 +143,8 @@ up-docker: ## Start API, watcher, Prometheus and Grafana with Docker Compose
 	@docker compose up --detach --wait
 
 .PHONY: try-docker
-try-docker: ## Build the image, start the compose file, use it, delete it; prints what was seen
-	@deploy/try-compose.sh
+try-docker: ## Build the image, start the compose file, use it, delete it; PROFILES="postgres train mlflow" too
+	@deploy/try-compose.sh $(PROFILES)
 
 # --- how it gets there ---
 

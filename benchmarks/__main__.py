@@ -43,11 +43,12 @@ def main() -> None:
     models = prepare(cache)
     photos = photographs(200 if given.quick else 1000)
     big = large(8) if "f" in given.parts else Photos([], "")
+    fp32 = [model for model in models if not model.is_int8]
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "a": lambda: folder(models, photos.files, quick=given.quick),
-        "b": lambda: serving(models, photos.files, cache, quick=given.quick),
+        "b": lambda: serving(fp32, photos.files, cache, quick=given.quick),
         "c": lambda: startup(quick=given.quick),
-        "d": lambda: latency(models, photos.files, cache, quick=given.quick),
+        "d": lambda: latency(fp32, photos.files, cache, quick=given.quick),
         "e": lambda: scale(models[0], quick=given.quick),
         "f": lambda: preparing(photos.files, big.files, quick=given.quick),
     }

@@ -106,7 +106,7 @@ def plain(model: Model, photos: Sequence[bytes], how: str) -> float:
         for number, data in enumerate(photos):
             (label / f"{number:05}.jpg").write_bytes(data)
         command = [
-            sys.executable, "-m", "benchmarks.plain", how, model.name, model.weights, scratch,
+            sys.executable, "-m", "benchmarks.plain", how, model.network, model.weights, scratch,
         ]  # fmt: skip
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return float(done.stdout)

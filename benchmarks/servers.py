@@ -47,7 +47,7 @@ class Server:
         python = self.environment(cache)
         settings = {
             "PYTHONPATH": str(ROOT),
-            "MODEL": model.name,
+            "MODEL": model.network,
             "RUNTIME": runtime,
             "WEIGHTS": str(model.weights),
             "GRAPH": str(model.graph),

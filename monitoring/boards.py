@@ -4,8 +4,11 @@ Rates use `$__rate_interval`, counters are summed over replicas, and what is tru
 is taken once per instance.
 """
 
+from dataclasses import replace
+
 from monitoring.dashboard import Dashboard, Panel, Query
 
+IMAGES_PER_S, PER_S = "suffix: img/s", "suffix: /s"
 _ASKED = ', route!~"/livez|/readyz|/metrics"'  # what people ask, not what probes do
 
 
@@ -49,11 +52,11 @@ def dashboards() -> list[Dashboard]:
 
 
 def _flow_now() -> list[Panel]:
-    return [
+    stats = [
         _stat(
             "Images per second",
             "Images that got their row, over five minutes and all replicas.",
-            "ops",
+            IMAGES_PER_S,
             "sum(instance:pigeonhole_images:rate5m{@})",
         ),
         _stat(
@@ -90,7 +93,23 @@ def _flow_now() -> list[Panel]:
             "short",
             'round(sum(increase(pigeonhole_watch_events_total{@, source="rescan"}[24h])))',
         ),
+        _stat(
+            "Last heartbeat",
+            "How long ago the watcher's own picture passed every stage; an alert follows above "
+            "three minutes.",
+            "s",
+            "time() - max(pigeonhole_heartbeat_last_seen_timestamp_seconds{@})",
+            (("orange", 90), ("red", 180)),
+        ),
+        _stat(
+            "Paused",
+            "1 while the watcher takes no file; `pigeonhole status` says why.",
+            "short",
+            "max(pigeonhole_watcher_paused{@})",
+            (("orange", 1),),
+        ),
     ]
+    return [replace(stat, width=3) for stat in stats]
 
 
 def _flow() -> list[Panel]:
@@ -98,14 +117,14 @@ def _flow() -> list[Panel]:
         Panel(
             "Images per second by source",
             "Rows written, by how the image came in.",
-            "ops",
+            IMAGES_PER_S,
             [Query(_rate("images_total", "source"), "{{source}}")],
             is_stacked=True,
         ),
         Panel(
             "Outcomes",
             "Every image ends as exactly one of these.",
-            "ops",
+            IMAGES_PER_S,
             [Query(_rate("images_total", "outcome"), "{{outcome}}")],
             is_stacked=True,
         ),
@@ -136,7 +155,7 @@ def _flow() -> list[Panel]:
         Panel(
             "Errors by code",
             "Quarantined images and faults of ours; docs/rest.md says what each means.",
-            "ops",
+            PER_S,
             [Query(f"{_rate('errors_total', 'code')} > 0", "{{code}}")],
             is_stacked=True,
         ),
@@ -163,7 +182,7 @@ def _inside() -> list[Panel]:
         Panel(
             "Found by",
             "Native: an event told us. Rescan: we looked by ourselves.",
-            "ops",
+            PER_S,
             [Query(_rate("watch_events_total", "source"), "{{source}}")],
             is_stacked=True,
         ),
@@ -175,7 +194,7 @@ def _answers() -> list[Panel]:
         Panel(
             "Labels over time",
             "Predicted labels; the commonest by name, the rest as other.",
-            "ops",
+            IMAGES_PER_S,
             [Query(_rate("predictions_total", "label"), "{{label}}")],
             is_stacked=True,
             width=12,

@@ -163,6 +163,7 @@ _OPTIONS: dict[Kind, dict[str, Any]] = {
         "orientation": "horizontal",
         "showUnfilled": True,
         "valueMode": "color",
+        "text": {"titleSize": 14, "valueSize": 18},  # else long labels lose their ends
     },
 }
 

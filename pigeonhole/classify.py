@@ -3,7 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from core.bundle import Bundle, locate
-from core.engine import Engine
+from core.engine import Engine, answered
 from core.ids import uuid7
 from core.image import FORMATS
 from core.names import written
@@ -27,7 +28,7 @@ from storage.results import Result, ResultError
 from storage.rules import is_ignored
 from storage.store import Finished, Store
 
-BATCH_BYTES = 64 * 1024**2  # in memory at once, unless a single file is larger
+BATCH_BYTES = 32 * 1024**2  # of one batch, of which two are in hand; a single file may be larger
 _BYTES_PER_PIXEL = 8  # a file larger than its pixels at 16 bit and four channels is no image
 _UNREADABLE = "cannot_read"
 
@@ -150,6 +151,14 @@ class _Read:
     started_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A batch that the engine has; its outcomes, by sha256, are on their way."""
+
+    images: Sequence[_Read]
+    outcomes: Mapping[str, Future[Outcome]]
+
+
 class Work:
     """From files to results, a bounded batch at a time; `store` None records nothing."""
 
@@ -163,14 +172,21 @@ class Work:
         self._unreadable = 0
 
     def results(self, paths: Iterable[Path]) -> Iterator[Result]:
-        """One result per file, in order."""
+        """One result per file, in order; one batch is read and asked for ahead."""
+        asked = _Asked([], {})
         for batch in self._batches(paths):
-            for result in self._classify(batch):
-                self.done += 1
-                self.bad += result.error is not None
-                self._unreadable += result.error is not None and result.error.code == _UNREADABLE
-                yield result
-            self._bar.advance(len(batch))
+            ahead = self._ask(batch, asked.outcomes)
+            yield from self._counted(asked)
+            asked = ahead
+        yield from self._counted(asked)
+
+    def _counted(self, asked: _Asked) -> Iterator[Result]:
+        for result in self._finish(asked):
+            self.done += 1
+            self.bad += result.error is not None
+            self._unreadable += result.error is not None and result.error.code == _UNREADABLE
+            yield result
+        self._bar.advance(len(asked.images))
 
     def remarks(self) -> Iterator[str]:
         """What was done, in a sentence."""
@@ -214,35 +230,37 @@ class Work:
         ref = ImageRef(digest, written(path.name), size_bytes)
         return _Read(path, ref, content, received_at, started_s)
 
-    def _classify(self, batch: Sequence[_Read]) -> list[Result]:
-        outcomes = self._outcomes(batch)
-        now = datetime.now(UTC)
-        done_s = time.monotonic()
-        finished = [
-            Finished(image.ref, outcome, image.received_at, (done_s - image.started_s) * 1000)
-            for image, outcome in zip(batch, outcomes, strict=True)
-        ]
-        results = self._record(finished, now)
-        paths = (written(str(image.path.absolute())) for image in batch)
-        return [replace(result, path=path) for result, path in zip(results, paths, strict=True)]
-
-    def _outcomes(self, batch: Sequence[_Read]) -> list[Outcome]:
-        """The same bytes are inferred once: in this batch, or ever where we keep a record."""
+    def _ask(self, batch: Sequence[_Read], before: Mapping[str, Future[Outcome]]) -> _Asked:
+        """The same bytes are inferred once: here, one batch before, or ever where we record."""
         contents = {
             image.ref.sha256: image.content
             for image in batch
             if not isinstance(image.content, Failure)
         }
-        known: dict[str, Outcome] = {}
+        outcomes = {digest: before[digest] for digest in contents if digest in before}
         if self._store:
-            known |= self._store.known(contents, self._engine.bundle.ref)
-        fresh = [digest for digest in contents if digest not in known]
-        answers = self._engine.classify(contents[digest] for digest in fresh)
-        known |= zip(fresh, answers, strict=True)
-        return [
-            image.content if isinstance(image.content, Failure) else known[image.ref.sha256]
-            for image in batch
+            known = self._store.known(contents, self._engine.bundle.ref)
+            outcomes |= {digest: answered(outcome) for digest, outcome in known.items()}
+        fresh = [digest for digest in contents if digest not in outcomes]
+        futures = self._engine.submit_all(contents[digest] for digest in fresh)
+        return _Asked(batch, outcomes | dict(zip(fresh, futures, strict=True)))
+
+    def _finish(self, asked: _Asked) -> list[Result]:
+        outcomes = [
+            image.content
+            if isinstance(image.content, Failure)
+            else asked.outcomes[image.ref.sha256].result()
+            for image in asked.images
         ]
+        now = datetime.now(UTC)
+        done_s = time.monotonic()
+        finished = [
+            Finished(image.ref, outcome, image.received_at, (done_s - image.started_s) * 1000)
+            for image, outcome in zip(asked.images, outcomes, strict=True)
+        ]
+        results = self._record(finished, now)
+        paths = (written(str(image.path.absolute())) for image in asked.images)
+        return [replace(result, path=path) for result, path in zip(results, paths, strict=True)]
 
     def _record(self, finished: Sequence[Finished], now: datetime) -> list[Result]:
         """Rows of the database where there is one; a file of which we saw no byte has none."""

@@ -21,6 +21,7 @@ from tests import postgresql
 SEED = 20261122
 SOAK_SEEDS = "1,2,3,4,5"
 REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes start; see the Makefile
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

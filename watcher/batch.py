@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from core.engine import Engine
+from core.engine import Engine, answered
 from core.names import written
 from core.settings import Settings
 from core.types import Delivery, Failure, ImageRef, ModelRef, Outcome, Stamp
@@ -191,7 +191,7 @@ class Worker:
             if digest in contents
         }
         known = self._store.known([each for each in contents if each not in outcomes], model)
-        outcomes |= {digest: _done(outcome) for digest, outcome in known.items()}
+        outcomes |= {digest: answered(outcome) for digest, outcome in known.items()}
         fresh = [digest for digest in contents if digest not in outcomes]
         futures = self._engine.submit_all(contents[digest] for digest in fresh)
         outcomes |= zip(fresh, futures, strict=True)
@@ -411,12 +411,6 @@ def _is_suspect(delivery: Delivery) -> bool:
 
 def _folder_of(path: str) -> str:
     return path.rpartition("/")[0]
-
-
-def _done(outcome: Outcome) -> Future[Outcome]:
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
-    return future
 
 
 def _tell(filings: Sequence[Filing]) -> None:
