@@ -76,7 +76,7 @@ def test_an_unreadable_test_image_is_named_and_left_out(
 ) -> None:  # fmt: skip
     broken = zipped(tmp_path / "b.zip", members | {"test/disc/broken.png": b"\x89PNG"})
     assert report(Bundle.load(run.root / CANDIDATE), broken, run.params.unzip).images == 16
-    assert "left out: test/disc/broken.png: The image is damaged" in capsys.readouterr().err
+    assert "left out: test/disc/broken.png: This PNG is damaged" in capsys.readouterr().err
 
 
 def test_of_a_zip_with_no_test_split_the_images_that_unzip_puts_aside_are_judged(
