@@ -39,9 +39,10 @@ from api.routes import (
     results,
     retries,
     stats,
+    webhooks,
 )
 from api.routes import problems as problem_routes
-from api.schemas import InferRequest, Problem, Result, Review, Upload, Uploads
+from api.schemas import InferRequest, Problem, Result, ResultCreated, Review, Upload, Uploads
 from api.uploads import FRAMING_BYTES, MAX_AT_WORK
 from core.bundle import Bundle, locate
 from core.engine import Engine
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
+        webhooks=webhooks.router,
         middleware=[
             Middleware(Observed),
             Middleware(Hardened),
@@ -161,7 +163,7 @@ class _Api(FastAPI):
         """
         document = super().openapi()
         document["components"]["schemas"] |= _schemas(
-            Problem, Upload, Result, Review, InferRequest, Uploads
+            Problem, Upload, Result, ResultCreated, Review, InferRequest, Uploads
         )
         return document
 

@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars over time, with a top that is a round number and a sentence that says it all."""
+    """Bars where anything happened, with a round number as top, and a sentence that says it all."""
 
     title: str
     summary: str
@@ -98,6 +98,7 @@ def throughput(span: Span, since: datetime, buckets: Sequence[Bucket]) -> Chart:
             title=_title(row),
         )
         for number, row in enumerate(rows)
+        if row.classified or row.quarantined
     ]
     quarter = span.steps * span.step / 4
     return Chart(

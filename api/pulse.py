@@ -9,7 +9,7 @@ from api.charts import SPANS, Bucket, Chart, throughput
 from api.parts import Parts
 from monitoring.health import Report
 from monitoring.quality import Estimate, Quality
-from storage import statistics, watchers
+from storage import feed, statistics, watchers
 
 MOVED = 0.25  # as the alert DriftSustained has it
 HOLES = 12  # labels in the rack; a model may have thousands
@@ -85,21 +85,20 @@ def pulse(parts: Parts, asked: Mapping[str, str], span_key: str | None) -> Pulse
     span = next((span for span in SPANS if span.key == span_key), SPANS[0])
     since = span.since(now)
     database = parts.store.database
-    ever = statistics.look(database, now)
-    lately = statistics.look(database, now, since=since, resolution=span.resolution)
-    counts = _with_all_labels(ever.by_label, parts.bundle.labels)
+    seen = statistics.glance(database, now, since, span.resolution)
+    counts = _with_all_labels(seen.by_label, parts.bundle.labels)
     most = max((count for _, count in counts), default=0)
     buckets = [
         Bucket(
             each.start, each.by_status.get("classified", 0), each.by_status.get("quarantined", 0)
         )
-        for each in lately.buckets
+        for each in seen.buckets
     ]
     return Pulse(
-        total=sum(ever.by_status.values()),
-        last_hour=ever.last_hour,
-        to_review=ever.reviews.waiting,
-        quarantined=ever.by_status.get("quarantined", 0),
+        total=sum(seen.by_status.values()),
+        last_hour=seen.last_hour,
+        to_review=feed.progress(database).waiting,
+        quarantined=seen.by_status.get("quarantined", 0),
         chart=throughput(span, since, buckets),
         spans=[Link(each.name, _href({**asked, "span": each.key}), each is span) for each in SPANS],
         rack=[_hole(label, count, most, asked) for label, count in counts[:HOLES]],

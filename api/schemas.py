@@ -102,7 +102,7 @@ _EXAMPLE: JsonDict = {
     "width": 640,
     "height": 480,
     "format": "JPEG",
-    "path": None,
+    "path": "uploads/2026-11-22/01a20589-9e66-7000-8b0c-27d0bc2e7e60.jpg",
     "duplicate_of": None,
     "model": {"name": "starter", "version": "0f3a9c61b2d4"},
     "received_at": "2026-11-22T09:30:00.082Z",
@@ -138,6 +138,26 @@ class Result(Wire):
     received_at: Timestamp
     classified_at: Timestamp
     latency_ms: float = Field(ge=0, description="from the last byte to the answer of the model")
+
+
+class ResultCreated(Wire):
+    """The message of the webhook: a result was recorded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "result.created",
+                    "timestamp": "2026-11-22T09:30:00.130Z",
+                    "data": _EXAMPLE,
+                }
+            ]
+        }
+    )
+
+    type: Literal["result.created"]
+    timestamp: Timestamp
+    data: Result
 
 
 class ResultPage(Wire):

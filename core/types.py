@@ -98,7 +98,7 @@ class Delivery:
     """One file that arrived; every delivery ends as exactly one row.
 
     `path` is relative to the inbox; bytes that are not UTF-8 are surrogates (`os.fsdecode`).
-    `attempts` counts this one.
+    `attempts` counts this one; so many of them were `postponed`: the file could not be read.
     """
 
     id: str
@@ -106,6 +106,12 @@ class Delivery:
     stamp: Stamp
     attempts: int
     received_at: datetime
+    postponed: int = 0
+
+    @property
+    def broken_off(self) -> int:
+        """How many attempts came to no end, so that the file may be what ended the process."""
+        return self.attempts - 1 - self.postponed
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ finish() {
   local code=$?
   [ $code = 0 ] || "${compose[@]}" logs --no-color --tail 30 || true
   "${compose[@]}" --profile '*' down --volumes --timeout 5 >/dev/null 2>&1 || true
-  [ ! -d "$work/checkout" ] || "${there[@]}" down --volumes --timeout 5 >/dev/null 2>&1 || true
+  [ ! -d "$work/checkout" ] || "${there[@]}" --profile '*' down --volumes --timeout 5 >/dev/null 2>&1 || true
   [ ! -e "$secrets_were_made" ] || rm -rf secrets
   rm -rf "$work"
   [ $code = 0 ] && echo "all of it worked" || echo "FAILED ($code)"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from monitoring.dashboard import Dashboard, Panel, Query
 
-IMAGES_PER_S, PER_S = "suffix: img/s", "suffix: /s"
+IMAGES_PER_S, PER_S = "suffix:img/s", "suffix:/s"
 _ASKED = ', route!~"/livez|/readyz|/metrics"'  # what people ask, not what probes do
 
 
@@ -109,7 +109,7 @@ def _flow_now() -> list[Panel]:
             (("orange", 1),),
         ),
     ]
-    return [replace(stat, width=3) for stat in stats]
+    return [replace(stat, width=6, height=3) for stat in stats]
 
 
 def _flow() -> list[Panel]:
@@ -518,7 +518,10 @@ def _machine() -> list[Panel]:
             "bytes",
             [
                 Query(f"max by (instance) (pigeonhole_machine_memory{name}_bytes{{@}})", legend)
-                for name, legend in (("_available", "{{instance}} available"), ("", "{{instance}}"))
+                for name, legend in (
+                    ("_available", "{{instance}} available"),
+                    ("", "{{instance}} all"),
+                )
             ],
         ),
         Panel(

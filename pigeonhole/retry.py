@@ -30,6 +30,10 @@ def run(names: Sequence[Path], *, take_all: bool) -> int:
 
 def _found(home: Path, name: Path) -> Path:
     """A file of the quarantine: as a path, as its row has it, or by its name alone."""
-    places = (name.absolute(), home / name, home / "quarantine" / name)
-    inside = (place for place in places if place.is_relative_to(home / "quarantine"))
+    quarantine = home / "quarantine"
+    typed = name.parent.resolve() / name.name  # links and `..` may lead to it; it is none itself
+    if typed.is_relative_to(quarantine.resolve()):
+        typed = quarantine / typed.relative_to(quarantine.resolve())
+    places = (typed, home / name, quarantine / name)
+    inside = (place for place in places if place.is_relative_to(quarantine))
     return next((place for place in inside if place.is_file()), places[0])

@@ -37,10 +37,10 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 
 PIECE_BYTES = 64 * 1024
-_GROUP_ROWS = 1000  # rows of parquet that are in memory at once
+_GROUP_ROWS = 5000  # rows of parquet that are in memory at once
 
 # What a spreadsheet takes for the start of a formula, in both widths, and our own mark.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # noqa: RUF001
+_FORMULA = frozenset("=+-@\t\r\n＝＋－＠'")  # noqa: RUF001
 
 # Inside JSON these can only be within a string, so \uXXXX means the same and no terminal obeys it:
 # DEL, C1 controls, line separators, marks of direction and halves of surrogates.
@@ -104,16 +104,16 @@ def _csv(rows: Iterable[Result]) -> Iterator[bytes]:
         line.seek(0)
         line.truncate()
         writer.writerow([_cell(value) for value in _flat(row).values()])
-        yield _whole(line.getvalue()).encode()
+        yield line.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, str):  # most are
+        return f"'{value}" if value[:1] in _FORMULA else value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
         return to_json(value)
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
     return value
 
 
@@ -197,6 +197,8 @@ def _typed(row: Result) -> dict[str, Any]:
 
 def _whole(text: str) -> str:
     """Halves of surrogates spelled out: no encoder takes them."""
+    if text.isascii():
+        return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

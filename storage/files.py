@@ -138,7 +138,7 @@ def reason_path(target: Path) -> Path:
 
 
 def remove(source: str | Path, stamp: Stamp, done_suffix: str = "") -> bool:
-    """Take the file out of the inbox if it is still ours; returns whether it is gone.
+    """Take the file out of the inbox if it is there and still ours; returns whether it was.
 
     Its done-file goes first: one that stayed behind would vouch for the next file of this name.
     """
@@ -149,7 +149,7 @@ def remove(source: str | Path, stamp: Stamp, done_suffix: str = "") -> bool:
             Path(f"{source}{done_suffix}").unlink(missing_ok=True)
         os.unlink(source)  # noqa: PTH108 - see `put_at_once`
     except _GONE:
-        return True
+        return False
     return True
 
 

@@ -5,7 +5,7 @@ go next.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +65,6 @@ class Walk:
     def __init__(self, inbox: Path, rules: Rules = _EVERYBODYS) -> None:
         self._inbox = inbox
         self._rules = rules
-        self._unseen: list[str] = []
-        self._devices = {inbox.stat().st_dev}
 
     def __iter__(self) -> Iterator[Found]:
         folders = [""]
@@ -81,7 +79,6 @@ class Walk:
             except OSError as error:
                 if not folder:
                     raise
-                self._unseen.append(f"{folder}/")
                 yield Found(folder, "unseen", error.strerror or str(error))
 
     def files(self) -> Iterator[tuple[str, Stamp]]:
@@ -89,13 +86,6 @@ class Walk:
         for found in self:
             if found.stamp and not found.why:
                 yield found.path, found.stamp
-
-    def hides(self, path: str, device: int) -> bool:
-        """After the walk: whether it says nothing about this file, since it could not look there.
-
-        A file system that is not there now may be mounted again.
-        """
-        return device not in self._devices or any(path.startswith(each) for each in self._unseen)
 
     def _listed(
         self, folder: str, entries: Iterable[os.DirEntry[str]], folders: list[str]
@@ -113,16 +103,8 @@ class Walk:
                 folders.append(path)
             elif not entry.is_file(follow_symlinks=False):
                 yield Found(path, "special")
-            elif found := self._file(path, entry):
+            elif found := _file(path, entry):
                 yield found._replace(why=_mark(entry.name, names, suffix)) if suffix else found
-
-    def _file(self, path: str, entry: os.DirEntry[str]) -> Found | None:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return None  # removed while we looked
-        self._devices.add(status.st_dev)
-        return Found(path, "", "", stamp_of(status), status.st_ctime)
 
 
 def scan(inbox: Path, rules: Rules = _EVERYBODYS) -> dict[str, Stamp]:
@@ -149,15 +131,30 @@ def survey(inbox: Path, rules: Rules = _EVERYBODYS) -> Survey:
     return found
 
 
+def is_gone(inbox: Path, path: str, stamp: Stamp) -> bool:
+    """Whether this very file is no longer there, as far as anybody can tell.
+
+    Not while we may not look, nor while the file system that it lay on is not there: that may be
+    mounted again. Raises `FileNotFoundError` when the inbox itself is not there.
+    """
+    place = inbox / path
+    try:
+        found = stamp_of(place.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return _device(place.parent, inbox) == stamp.device
+    except OSError:
+        return False
+    return found.device == stamp.device and not found.is_same_file(stamp)
+
+
 def backlog(
-    walk: Walk,
+    walk: Iterable[Found],
     limit: int,
-    is_wanted: Callable[[str, Stamp], bool],
     *,
     held: AbstractSet[str] = frozenset(),
     newest_first: bool = False,
 ) -> Backlog:
-    """Up to `limit` files that are wanted, by their time, in memory for twice that many.
+    """Up to `limit` files that may be taken, by their time, in memory for twice that many.
 
     `held` ones are counted, but take no place among the first.
     """
@@ -166,7 +163,7 @@ def backlog(
     files, oldest_s = 0, None
     for found in walk:
         stamp = found.stamp
-        if stamp is None or found.why or not is_wanted(found.path, stamp):
+        if stamp is None or found.why:
             continue
         files += 1
         oldest_s = found.arrived_s if oldest_s is None else min(oldest_s, found.arrived_s)
@@ -177,6 +174,24 @@ def backlog(
             _trim(best, limit)
     _trim(best, limit)
     return Backlog({path: stamp for _, path, stamp in best}, files, oldest_s)
+
+
+def _file(path: str, entry: os.DirEntry[str]) -> Found | None:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None  # removed while we looked
+    return Found(path, "", "", stamp_of(status), status.st_ctime)
+
+
+def _device(folder: Path, inbox: Path) -> int:
+    """That of this folder, or of the nearest one above it that is there, up to the inbox."""
+    while folder != inbox:
+        try:
+            return folder.stat().st_dev
+        except (FileNotFoundError, NotADirectoryError):
+            folder = folder.parent
+    return inbox.stat().st_dev
 
 
 def _trim(best: list[tuple[int, str, Stamp]], limit: int) -> None:

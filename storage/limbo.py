@@ -57,21 +57,19 @@ class Limbo:
         self._now = now
         self._paused = paused_since(settings.home)
         self._held = {each.path: each for each in store.waiting()} if store else {}
-        self._kept = dict(store.kept()) if store else {}
-        self._walk = Walk(settings.inbox, Rules.of(settings))
+        walk = Walk(settings.inbox, Rules.of(settings))
+        self._found = store.without_kept(walk) if store else walk
 
     def __iter__(self) -> Iterator[Explained]:
-        for found in self._walk:
-            if not found.path.startswith(RESERVED) and (explained := self._explain(found)):
-                yield explained
+        for found in self._found:
+            if not found.path.startswith(RESERVED):
+                yield self._explain(found)
 
-    def _explain(self, found: Found) -> Explained | None:
+    def _explain(self, found: Found) -> Explained:
         if found.why:
             text = _NOT_OURS[found.why].format(found.detail)
             return Explained(found.path, found.why, text)
-        held, kept = self._held.get(found.path), self._kept.get(found.path)
-        if found.stamp and kept and kept.is_same_file(found.stamp):
-            return None
+        held = self._held.get(found.path)
         if found.stamp and held and held.stamp.is_same_file(found.stamp):
             return self._of_delivery(found, held)
         return self._of_new_file(found)

@@ -53,7 +53,7 @@ def retry(settings: Settings, store: Store, file: Path) -> Path:
     Raises `RetryError` for anything else, and `OSError`; the file is then still in quarantine.
     """
     quarantine = settings.home / "quarantine"
-    if not file.is_relative_to(quarantine) or ".." in file.parts:
+    if not _is_below(quarantine, file.parent):
         raise RetryError(f"{written(str(file))} is not in {quarantine}.")
     if file.is_symlink() or not file.is_file():
         raise RetryError(f"{written(str(file))}: there is no such file. `pigeonhole status` knows.")
@@ -61,12 +61,21 @@ def retry(settings: Settings, store: Store, file: Path) -> Path:
     came_as = store.filename_of(row)
     name = original(came_as) if came_as else file.name
     place = _Place(settings.inbox / file.parent.relative_to(quarantine), name)
+    if not _is_below(settings.inbox, place.folder):
+        raise RetryError(f"{written(str(place.folder))} leads out of the inbox: it is a link.")
     back = _give_back(settings, store, file, place)
     file.unlink()
     files.reason_path(file).unlink(missing_ok=True)
     files.sync_folders([file.parent])
     store.forget_path(row)
     return back
+
+
+def _is_below(top: Path, folder: Path) -> bool:
+    """Whether this is `top` or really below it: no link on the way from there, and no `..`."""
+    if not folder.is_relative_to(top) or ".." in folder.parts:
+        return False
+    return folder.resolve() == top.resolve() / folder.relative_to(top)
 
 
 def _give_back(settings: Settings, store: Store, file: Path, place: _Place) -> Path:

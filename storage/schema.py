@@ -74,6 +74,7 @@ deliveries = Table(
     Column("received_at", UtcDateTime, nullable=False),
     Column("error_code", String(64)),
     Column("error_detail", Text),
+    Column("postponed", Integer, nullable=False, server_default="0"),  # so many of the attempts
     UniqueConstraint(
         "path", "device", "inode", "size_bytes", "mtime_ns", name="uq_deliveries_stamp"
     ),
@@ -131,11 +132,18 @@ results = Table(
     Index("ix_results_label_seq", "label", "seq"),
     Index("ix_results_status_seq", "status", "seq"),
     Index("ix_results_classified_at", "classified_at"),
-    # What waits for people, the least sure first; and what they said. Both small, both for counts.
+    # What waits for people, the least sure first or the newest; and what they said. All small.
     Index(
         "ix_results_to_review",
         "needs_review",
         "confidence",
+        sqlite_where=text("needs_review = 1"),
+        postgresql_where=text("needs_review"),
+    ),
+    Index(
+        "ix_results_needs_review_seq",
+        "needs_review",
+        "seq",
         sqlite_where=text("needs_review = 1"),
         postgresql_where=text("needs_review"),
     ),

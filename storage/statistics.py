@@ -79,10 +79,18 @@ class Statistics:
     def __post_init__(self) -> None:
         """Sum up."""
         for name in ("by_status", "by_label"):
-            total: Counter[str] = Counter()
-            for bucket in self.buckets:
-                total.update(getattr(bucket, name))
-            object.__setattr__(self, name, dict(total.most_common()))
+            total = _total(getattr(bucket, name) for bucket in self.buckets)
+            object.__setattr__(self, name, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The numbers of a page: of all results, of the last hour, and the buckets of a chart."""
+
+    by_status: Mapping[str, int]
+    by_label: Mapping[str, int]
+    last_hour: int
+    buckets: tuple[Bucket, ...]
 
 
 _Counts = Counter[tuple[str, str, str]]  # (period, status, label) -> images
@@ -121,6 +129,21 @@ def look(
             last_minute=_classified_since(connection, now - timedelta(minutes=1)),
             last_hour=_last_hour(connection, tail, now),
             reviews=_reviews(connection),
+        )
+
+
+def glance(database: Database, now: datetime, since: datetime, resolution: Resolution) -> Glance:
+    """All that there ever was, and the buckets from `since` on, for less than `look` costs."""
+    count(database, now)
+    with database.read() as connection:
+        tail = _tail(connection)
+        days = tuple(_buckets(_read_counts(connection, tail, "day", ("", "9"))))
+        lately = _read_counts(connection, tail, resolution, (_period(since, resolution), "9"))
+        return Glance(
+            by_status=_total(bucket.by_status for bucket in days),
+            by_label=_total(bucket.by_label for bucket in days),
+            last_hour=_last_hour(connection, tail, now),
+            buckets=tuple(_buckets(lately)),
         )
 
 
@@ -320,6 +343,14 @@ def _buckets(images: _Counts) -> Iterable[Bucket]:
             if status == "classified":
                 by_label[label] += number
         yield Bucket(_start(period), dict(by_status), dict(by_label.most_common()))
+
+
+def _total(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of all, the commonest first."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total.most_common())
 
 
 def _first(connection: Connection, tail: tuple[_Counts, _Latencies]) -> datetime | None:

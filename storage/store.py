@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -42,6 +43,7 @@ from core.types import (
 from storage import outbox
 from storage.audit import is_audited
 from storage.database import Database
+from storage.inbox import Found
 from storage.migrations import migrate
 from storage.results import (
     Order,
@@ -59,6 +61,7 @@ from storage.results import (
 from storage.schema import deliveries, results
 
 _T = TypeVar("_T")
+_Lasting = tuple[bytes, int, int, int]  # path, inode, size, mtime
 LONGEST_HOLD = timedelta(minutes=3)  # no lease and no back-off is longer
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _STREAM_ROWS = 500
@@ -246,6 +249,7 @@ class Store:
                 .values(
                     state="waiting",
                     lease_until=until,
+                    postponed=deliveries.c.postponed + 1,
                     error_code=error.code,
                     error_detail=error.detail,
                 )
@@ -284,20 +288,18 @@ class Store:
                     .values(lease_until=until)
                 )
 
-    def kept(self) -> list[tuple[str, Stamp]]:
-        """The files that policy `keep` has left in the inbox, as they were when classified."""
-        query = select(*_IDENTITY).where(deliveries.c.state == "kept")
-        with self.database.read() as connection:
-            return [
-                (_path(path), Stamp(_unsigned(device), _unsigned(inode), size_bytes, mtime_ns))
-                for path, device, inode, size_bytes, mtime_ns in connection.execute(query)
-            ]
+    def without_kept(self, found: Iterable[Found]) -> Iterator[Found]:
+        """The same without the files that policy `keep` has left there, and nobody changed since.
 
-    def count_kept(self) -> int:
-        """How many files policy `keep` has left in the inbox."""
-        query = select(func.count()).select_from(deliveries).where(deliveries.c.state == "kept")
-        with self.database.read() as connection:
-            return connection.scalar(query) or 0
+        The database is asked piece by piece: memory is the same for any number of kept files.
+        """
+        if not self._has_kept():
+            yield from found
+            return
+        rest = iter(found)
+        while piece := list(islice(rest, _LOOKUP_ROWS)):
+            kept = self._kept_of(piece)
+            yield from (each for each in piece if _lasting(each) not in kept)
 
     def forget_kept(self, path: str) -> bool:
         """Take up again a file that policy `keep` has left; False if it has left none there."""
@@ -305,41 +307,23 @@ class Store:
         with self.database.write() as connection:
             return connection.execute(delete(deliveries).where(mine)).rowcount > 0
 
-    def drop_absent(
-        self,
-        present: Iterable[tuple[str, Stamp]],
-        now: datetime,
-        hides: Callable[[str, int], bool] = lambda path, device: False,  # noqa: ARG005
-    ) -> int:
-        """Drop ownerless deliveries whose file is no longer there; returns how many.
-
-        `present` is read only if there are any. `hides(path, device)`, asked after that, says that
-        a file that was not present may yet be there.
-        """
-        idle = or_(
-            deliveries.c.state == "kept",
-            and_(deliveries.c.state.in_(("claimed", "waiting")), _is_free(now)),
-        )
+    def absent(self, is_gone: Callable[[str, Stamp], bool], now: datetime) -> list[str]:
+        """The ids of ownerless deliveries whose file is gone, as `is_gone` says."""
+        query = select(deliveries.c.id, *_IDENTITY).where(_is_ownerless(now))
         with self.database.read() as connection:
-            rows: Sequence[Any] = connection.execute(
-                select(deliveries.c.id, *_IDENTITY).where(idle)
-            ).all()
-        if not rows:
-            return 0
-        absent = {_lasting(_path(row.path), _stamp(row)): row for row in rows}
-        for path, stamp in present:
-            absent.pop(_lasting(path, stamp), None)
-        gone = [
-            row.id for (path, *_), row in absent.items() if not hides(path, _unsigned(row.device))
-        ]
-        if not gone:
-            return 0
+            rows: Iterable[Any] = connection.execute(
+                query, execution_options={"yield_per": _STREAM_ROWS}
+            )
+            return [row.id for row in rows if is_gone(_path(row.path), _stamp(row))]
+
+    def drop(self, absent: Sequence[str], now: datetime) -> int:
+        """Forget these deliveries, if nobody has taken them meanwhile; returns how many."""
         with self.database.write() as connection:
             return sum(
                 connection.execute(
-                    delete(deliveries).where(deliveries.c.id.in_(chunk), idle)
+                    delete(deliveries).where(deliveries.c.id.in_(chunk), _is_ownerless(now))
                 ).rowcount
-                for chunk in _chunks(gone)
+                for chunk in _chunks(absent)
             )
 
     def held(self, now: datetime) -> set[str]:
@@ -510,6 +494,23 @@ class Store:
 
     # --- helpers -----------------------------------------------------------------------------
 
+    def _has_kept(self) -> bool:
+        query = select(deliveries.c.id).where(deliveries.c.state == "kept").limit(1)
+        with self.database.read() as connection:
+            return connection.scalar(query) is not None
+
+    def _kept_of(self, piece: Sequence[Found]) -> set[_Lasting]:
+        """Which of these policy `keep` has left; no condition on the state, so by their paths."""
+        c = deliveries.c
+        query = select(c.state, c.path, c.inode, c.size_bytes, c.mtime_ns)
+        query = query.where(c.path.in_([os.fsencode(found.path) for found in piece if found.stamp]))
+        with self.database.read() as connection:
+            return {
+                (bytes(path), inode, size_bytes, mtime_ns)
+                for state, path, inode, size_bytes, mtime_ns in connection.execute(query)
+                if state == "kept"
+            }
+
     def _mark_classified(self, connection: Connection, finished: Sequence[Finished]) -> set[str]:
         """The deliveries among these that are still ours, now in state `classified`."""
         claims = [item.delivery for item in finished if item.delivery is not None]
@@ -527,6 +528,12 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
     """Whether nobody holds a delivery any more: also when the clock was set back since."""
     until = deliveries.c.lease_until
     return or_(until <= now, until > now + LONGEST_HOLD)
+
+
+def _is_ownerless(now: datetime) -> ColumnElement[bool]:
+    """Whether nobody works on a delivery, and none of its file is left to be put away."""
+    unclaimed = and_(deliveries.c.state.in_(("claimed", "waiting")), _is_free(now))
+    return or_(deliveries.c.state == "kept", unclaimed)
 
 
 def _quarantined_at(path: str) -> ColumnElement[bool]:
@@ -637,13 +644,18 @@ def _identity(path: str, stamp: Stamp) -> dict[str, Any]:
     }
 
 
-def _lasting(path: str, stamp: Stamp) -> tuple[str, int, int, int]:
-    """What stays of an identity when the file system is mounted anew."""
-    return path, stamp.inode, stamp.size_bytes, stamp.mtime_ns
+def _lasting(found: Found) -> _Lasting | None:
+    """What stays of an identity when the file system is mounted anew, as the table has it."""
+    stamp = found.stamp
+    if stamp is None:
+        return None
+    return os.fsencode(found.path), _signed(stamp.inode), stamp.size_bytes, stamp.mtime_ns
 
 
 def _delivery(row: Row[Any]) -> Delivery:
-    return Delivery(row.id, _path(row.path), _stamp(row), row.attempts, row.received_at)
+    return Delivery(
+        row.id, _path(row.path), _stamp(row), row.attempts, row.received_at, row.postponed
+    )
 
 
 def _stamp(row: Row[Any]) -> Stamp:

@@ -4,6 +4,7 @@ Batches overlap: while the engine classifies one, the one before is committed an
 thread of its own, and the next is claimed and read.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -23,9 +24,11 @@ from core.settings import Settings
 from core.types import Delivery, Failure, ImageRef, ModelRef, Outcome, Stamp
 from monitoring.metrics import Metrics
 from storage import files
+from storage.inbox import is_gone
 from storage.results import Result
 from storage.store import Filing, Finished, Store
-from watcher import faults, owner
+from watcher import faults, mounts, owner
+from watcher.faults import Fault, PausedError
 from watcher.heartbeat import Heartbeat
 
 log = structlog.get_logger(__name__)
@@ -80,8 +83,10 @@ class _Asked:
     model: ModelRef
     first_seen_s: Mapping[str, float]
     put_off: int
+    inbox: mounts.Identity | None
 
 
+_Placed = tuple[Filing, str | None]  # and where it has a second name, if policy gives it one
 Batch = tuple[Mapping[str, Stamp], Mapping[str, float]]  # by path: the file, and when it was seen
 
 
@@ -143,10 +148,11 @@ class Worker:
         dead = [name for name in self._store.owners() if owner.is_dead(name)]
         if dead:
             self._store.end_leases(dead)
+        inbox = mounts.identity(self._settings.inbox)
         filings = self._store.take_unfinished(self._me, _now(), LEASE_S)
         if filings:
             log.info("putting away files of an earlier run", files=len(filings))
-            self._put_away([filing for filing in filings if self._is_the_same(filing)])
+            self._put_away([filing for filing in filings if self._is_the_same(filing)], inbox)
             lost = [filing for filing in filings if not self._is_the_same(filing)]
             self._store.finish([(filing.delivery.id, None) for filing in lost])
         return len(filings)
@@ -163,7 +169,7 @@ class Worker:
             return claimed, []
         self._store.release(suspects)
         rest = [item for item in claimed if item not in suspects]
-        return rest, sorted(suspects, key=lambda item: item.attempts)
+        return rest, sorted(suspects, key=lambda item: item.broken_off)
 
     def _ask(
         self,
@@ -177,6 +183,7 @@ class Worker:
         They may be known from this batch, from one `before` that is still on its way, or from any
         row of this very model.
         """
+        inbox = mounts.identity(self._settings.inbox)
         images = [image for image in map(self._read, claimed) if image is not None]
         model = self._engine.bundle.ref
         contents = {
@@ -196,7 +203,7 @@ class Worker:
         futures = self._engine.submit_all(contents[digest] for digest in fresh)
         outcomes |= zip(fresh, futures, strict=True)
         put_off += len(claimed) - len(images)
-        return _Asked(images, outcomes, model, first_seen_s, put_off)
+        return _Asked(images, outcomes, model, first_seen_s, put_off, inbox)
 
     def _finish(self, asked: _Asked) -> Tally:
         """Wait for the outcomes, commit them, put the files away."""
@@ -208,7 +215,7 @@ class Worker:
             age_s = None if seen_s is None else now_s - seen_s
             self._metrics.finished(outcome, "watcher", age_s)
         _tell([filing for filing, _ in filings])
-        self._put_away([filing for filing, _ in filings])
+        self._put_away([filing for filing, _ in filings], asked.inbox)
         bad = sum(isinstance(outcome, Failure) for _, outcome in filings)
         put_off = asked.put_off + len(finished) - len(filings)
         return Tally(len(filings) - bad, bad, put_off)
@@ -235,7 +242,7 @@ class Worker:
         )
 
     def _refused(self, delivery: Delivery) -> Failure | None:
-        if delivery.attempts > MAX_ATTEMPTS:
+        if delivery.broken_off >= MAX_ATTEMPTS:
             return Failure(
                 "gave_up",
                 f"The watcher died {MAX_ATTEMPTS} times while it worked on this file. "
@@ -251,7 +258,7 @@ class Worker:
         return None
 
     def _postpone(self, delivery: Delivery, error: OSError) -> None:
-        delay_s = _RETRY_S[min(delivery.attempts, len(_RETRY_S)) - 1]
+        delay_s = _RETRY_S[min(delivery.postponed, len(_RETRY_S) - 1)]
         reason = Failure("cannot_read", f"{error.strerror}. Check the permissions of the file.")
         self._store.postpone(delivery, _now() + timedelta(seconds=delay_s), reason)
         self._metrics.error(reason.code)
@@ -315,12 +322,15 @@ class Worker:
 
     # --- putting away ------------------------------------------------------------------------
 
-    def _put_away(self, filings: Sequence[Filing]) -> None:
-        """Link all, sync, unlink all, sync, close; the next start finishes what a crash left."""
+    def _put_away(self, filings: Sequence[Filing], inbox: mounts.Identity | None) -> None:
+        """Link all, sync, unlink all, sync, close; the next start finishes what a crash left.
+
+        `inbox` is where the files were read. Raises `PausedError` when something else is there now.
+        """
         if not filings:
             return
         started = time.perf_counter()
-        placed: list[tuple[Filing, str | None]] = []
+        placed: list[_Placed] = []
         hindrance: OSError | None = None
         for filing in filings:
             try:
@@ -331,7 +341,7 @@ class Worker:
         files.sync_folders(_folder_of(target) for _, target in placed if target)
         keep = self._settings.after == "keep"
         if not keep:
-            self._take_out([filing.delivery for filing, _ in placed])  # raises: all is tried again
+            placed = self._take_out(placed, inbox)  # raises: all is tried again
         self._store.finish(
             [(filing.delivery.id, self._shown(filing, target)) for filing, target in placed],
             keep=keep,
@@ -371,11 +381,30 @@ class Worker:
             return f"{self._home}/archive/{result.classified_at:%Y/%m/%d}"
         return None
 
-    def _take_out(self, taken: Sequence[Delivery]) -> None:
-        sources = [f"{self._inbox}/{delivery.path}" for delivery in taken]
-        for source, delivery in zip(sources, taken, strict=True):
-            files.remove(source, delivery.stamp, self._settings.done_suffix)
-        files.sync_folders(map(_folder_of, sources))
+    def _take_out(self, placed: Sequence[_Placed], inbox: mounts.Identity | None) -> list[_Placed]:
+        """Remove these files from the inbox; returns those that are gone from there for good.
+
+        What was not there to be removed may come back, when its disk was lost in between.
+        """
+        gone: list[_Placed] = []
+        missing: list[_Placed] = []
+        for item in placed:
+            delivery = item[0].delivery
+            source = f"{self._inbox}/{delivery.path}"
+            is_out = files.remove(source, delivery.stamp, self._settings.done_suffix)
+            (gone if is_out else missing).append(item)
+        files.sync_folders(_folder_of(f"{self._inbox}/{each.delivery.path}") for each, _ in placed)
+        if missing and mounts.identity(self._settings.inbox) != inbox:
+            text = f"{self._inbox} is not the folder that it was. Is its disk mounted?"
+            raise PausedError(Fault("inbox", text))
+        for item in missing:
+            delivery = item[0].delivery
+            if is_gone(self._settings.inbox, delivery.path, delivery.stamp):
+                gone.append(item)
+            else:
+                away = FileNotFoundError(errno.ENOENT, "its disk was away", delivery.path)
+                self._leave_for_later(item[0], away)
+        return gone
 
     def _leave_for_later(self, filing: Filing, error: OSError) -> None:
         self._store.postpone_filing([filing.delivery], _now() + timedelta(seconds=_RETRY_S[-3]))
@@ -406,7 +435,7 @@ class Worker:
 
 def _is_suspect(delivery: Delivery) -> bool:
     """Whether it was there so often when the process died that it may be the cause."""
-    return delivery.attempts > SHARED_ATTEMPTS
+    return delivery.broken_off >= SHARED_ATTEMPTS
 
 
 def _folder_of(path: str) -> str:

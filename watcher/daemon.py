@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +26,7 @@ from monitoring.exporter import Exporter
 from monitoring.health import Check
 from monitoring.metrics import InboxState, Metrics
 from monitoring.webhooks import telling
-from storage.inbox import Backlog, Walk, backlog
+from storage.inbox import Backlog, Found, Walk, backlog, is_gone
 from storage.pause import paused_since
 from storage.rules import Rules
 from storage.store import Store
@@ -144,7 +145,6 @@ class Watcher:
         self._rules = Rules.of(settings)
         self._seen: dict[str, Sighting] = {}
         self._backlog = Backlog({}, 0, None)
-        self._kept: dict[str, Stamp] = dict(store.kept())
         self._stopping = threading.Event()
         self._turned_s = time.monotonic()
         self._reconciled_s = -math.inf
@@ -203,8 +203,8 @@ class Watcher:
     def inbox_state(self) -> InboxState:
         """Counted now, so that it is right at every scrape and after a restart."""
         try:
-            now = backlog(Walk(self._settings.inbox, self._rules), 0, self._is_news)
-        except OSError:
+            now = backlog(self._news(), 0)
+        except (OSError, DBAPIError):
             return InboxState(self._backlog.files, self._backlog.oldest_s)
         return InboxState(now.files, now.oldest_s)
 
@@ -293,8 +293,6 @@ class Watcher:
             self._batches(settled.ready, listing), started_s + max(_TURN_S, _SCAN_SHARE * scan_s)
         )
         tally = self._work_through(batches)
-        if tally.done and self._settings.after == "keep":
-            self._kept = dict(self._store.kept())
         if not tally.done:
             self._stopping.wait(_REST_SHARE * scan_s)  # a burst of events is not a burst of scans
         return Turn(tally, settled.next_s is not None, self._sleep_s(settled.next_s, tally, scan_s))
@@ -304,13 +302,12 @@ class Watcher:
         held: set[str] = set()
         if self._backlog.files > _WINDOW_FILES:  # then what must wait would take places of others
             held = self._store.held(datetime.now(UTC))
-        return backlog(
-            Walk(self._settings.inbox, self._rules),
-            _WINDOW_FILES,
-            self._is_news,
-            held=held,
-            newest_first=self._settings.order == "newest",
-        )
+        newest_first = self._settings.order == "newest"
+        return backlog(self._news(), _WINDOW_FILES, held=held, newest_first=newest_first)
+
+    def _news(self) -> Iterator[Found]:
+        """Everything in the inbox that policy `keep` has not left there."""
+        return self._store.without_kept(Walk(self._settings.inbox, self._rules))
 
     def _reconcile(self) -> None:
         """At the start and now and then: finish what the dead have left, forget what is gone."""
@@ -320,11 +317,14 @@ class Watcher:
         self._worker.recover(after_fault=self._broke_off)
         self._broke_off = False
         self._reporter.clear_up()
-        walk = Walk(self._settings.inbox, self._rules)
-        self._store.drop_absent(walk.files(), datetime.now(UTC), walk.hides)
-        if self._store.count_kept() != len(self._kept):  # dropped now, or given back by `retry`
-            self._kept = dict(self._store.kept())
+        self._drop_absent()
         self._reconciled_s = time.monotonic()
+
+    def _drop_absent(self) -> None:
+        now = datetime.now(UTC)
+        if absent := self._store.absent(partial(is_gone, self._settings.inbox), now):
+            self._gate.check_inbox()  # the files went, and not the mount that they are on
+            self._store.drop(absent, now)
 
     def _settle(
         self, listing: Mapping[str, Stamp], arrived: frozenset[str], *, woken: bool
@@ -386,11 +386,6 @@ class Watcher:
             if path != self._heartbeat.name:
                 self._metrics.stage("settle", now_s - seen_s)
         return batch, first_seen_s
-
-    def _is_news(self, path: str, stamp: Stamp) -> bool:
-        """Whether policy `keep` has not left this file in the inbox."""
-        kept = self._kept.get(path)
-        return kept is None or not kept.is_same_file(stamp)
 
     def _sleep_s(self, next_s: float | None, tally: Tally, scan_s: float) -> float:
         if tally.done:

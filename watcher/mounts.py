@@ -14,6 +14,9 @@ _NETWORK = frozenset({
 })  # fmt: skip
 
 
+Identity = tuple[int, int]  # device and inode
+
+
 class Mount(NamedTuple):
     """One line of the mount table; `kind` is the file system as the kernel names it."""
 
@@ -41,6 +44,15 @@ def below(folder: Path) -> list[Mount]:
     """What is mounted somewhere inside this folder."""
     top = folder.resolve()
     return [mount for mount in _table() if mount.point != top and mount.point.is_relative_to(top)]
+
+
+def identity(folder: Path) -> Identity | None:
+    """Which folder this is now, or None where there is none: a mount makes another of it."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def is_mount_point(folder: Path) -> bool:

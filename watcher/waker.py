@@ -138,7 +138,7 @@ class Watchdog(Clock):
         self._inbox = os.fspath(inbox)
         self._arrived: set[str] = set()
         self._lock = threading.Lock()
-        self._identity = _identity(inbox)
+        self._identity = mounts.identity(inbox)
         self._mounts = mounts.below(inbox)
         self._canaries = [Canary(folder) for folder in (inbox, *_local(inbox, self._mounts))]
         self._remote = _remote(inbox, self._mounts)
@@ -211,7 +211,7 @@ class Watchdog(Clock):
         return (
             self._observer.is_alive()
             and all(emitter.is_alive() for emitter in self._observer.emitters)
-            and _identity(Path(self._inbox)) == self._identity
+            and mounts.identity(Path(self._inbox)) == self._identity
             and self._has_same_mounts()
         )
 
@@ -266,14 +266,6 @@ def _observer() -> BaseObserver:
 
     # Full events: a rename from outside arrives as a move, not disguised as a creation.
     return InotifyObserver(generate_full_events=True)
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _local(inbox: Path, inside: list[mounts.Mount]) -> list[Path]:

@@ -26,6 +26,7 @@ from storage.feed import Entry
 from storage.results import Result, ResultFilter
 
 ROWS = 50
+FIRST_ROWS = 20  # more than a screen shows; the rest is fetched behind the first sight
 TILES = 60
 _MAX_FORM_BYTES = 4096
 _FILTERS = tuple(
@@ -97,7 +98,7 @@ Filters = Annotated[Asked, Depends(_asked)]
 @inside.get("/")
 def get_live(request: Request, parts: Given, asked: Filters) -> Response:
     """Results as they come, the numbers, and the way to upload."""
-    entries, at_end = _rows(parts, asked.wanted, _position(request, "before"))
+    entries, at_end = _rows(parts, asked.wanted, _position(request, "before"), FIRST_ROWS)
     export = urlencode(asked.said)
     return page(
         "live.html",
@@ -214,7 +215,7 @@ def _choices(parts: Parts) -> Any:  # noqa: ANN401 - a function for the template
 def get_quarantine(request: Request, parts: Given) -> Response:
     """What could not be classified, and why."""
     wanted = ResultFilter(status="quarantined")
-    entries, at_end = _rows(parts, wanted, _position(request, "before"))
+    entries, at_end = _rows(parts, wanted, _position(request, "before"), FIRST_ROWS)
     return page(
         "quarantine.html",
         parts.bundle.labels,
@@ -345,9 +346,11 @@ def _frame(request: Request, parts: Parts, here: str) -> dict[str, Any]:
     }
 
 
-def _rows(parts: Parts, wanted: ResultFilter, seq: int | None) -> tuple[list[Entry], bool]:
-    found = feed.before(parts.store.database, seq, ROWS + 1, wanted)
-    return found[:ROWS], len(found) <= ROWS
+def _rows(
+    parts: Parts, wanted: ResultFilter, seq: int | None, number: int = ROWS
+) -> tuple[list[Entry], bool]:
+    found = feed.before(parts.store.database, seq, number + 1, wanted)
+    return found[:number], len(found) <= number
 
 
 def _older(said: Mapping[str, str], entries: list[Entry]) -> str:

@@ -31,14 +31,14 @@ from tests.api.conftest import CHROMIUM, CHROMIUM_ARGS, serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "docs" / "screens"
-DEVICES = {"desktop": (1440, 900), "phone": (360, 780)}
-SCHEMES = ("light", "dark")
+DEVICES = {"desktop": (1440, 900), "phone": (360, 780), "wide": (1920, 1080)}
+SCHEMES = {"desktop": ("light", "dark"), "phone": ("light", "dark"), "wide": ("light",)}
 SAMPLES = 260
 MIN_CONFIDENCE = 0.9  # so that there is something to review
 
 
-_ARE_DRAWN = """[...document.images].every((image) =>
-    image.complete || image.getBoundingClientRect().top > innerHeight)"""
+_ARE_DRAWN = """!document.querySelector("time:not([data-done])") && [...document.images].every(
+    (image) => image.complete || image.getBoundingClientRect().top > innerHeight)"""
 
 
 def main() -> None:
@@ -50,10 +50,11 @@ def main() -> None:
         server = stack.enter_context(
             serving(home, PIGEONHOLE_MIN_CONFIDENCE=str(MIN_CONFIDENCE), PIGEONHOLE_AUDIT_SHARE="0")
         )
-        fill(home)
         stack.enter_context(watching(home))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+            draw(browser, server.url, "empty")
+            fill(home)
             for name, path in views(home).items():
                 draw(browser, f"{server.url}{path}", name)
             browser.close()
@@ -68,6 +69,7 @@ def views(home: Path) -> dict[str, str]:
         "review": "/review",
         "quarantine": "/quarantine",
         "result": f"/results/{unsure.id}",
+        "login": "/login",
     }
 
 
@@ -127,7 +129,7 @@ def watching(home: Path) -> Iterator[None]:
 def draw(browser: Browser, url: str, name: str) -> None:
     """One view on every device, light and dark."""
     for device, (width, height) in DEVICES.items():
-        for scheme in SCHEMES:
+        for scheme in SCHEMES[device]:
             page = browser.new_page(
                 viewport={"width": width, "height": height},
                 color_scheme=scheme,
@@ -140,11 +142,11 @@ def draw(browser: Browser, url: str, name: str) -> None:
             page.goto(url)
             while not page.evaluate(_ARE_DRAWN):
                 page.wait_for_timeout(100)
-            if name == "live":
+            if name in ("live", "empty"):
                 page.locator("#live[data-state=on]").wait_for()
                 page.locator("#side .good", has_text="Empty").wait_for(timeout=60_000)
             picture = Image.open(io.BytesIO(page.screenshot()))
-            picture.save(OUT / f"{name}-{device}-{scheme}.webp", quality=86, method=6)
+            picture.save(OUT / f"{name}-{device}-{scheme}.webp", quality=80, method=6)
             page.close()
 
 

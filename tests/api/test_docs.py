@@ -1,10 +1,12 @@
 """What is written about the API: Swagger, the OpenAPI document, docs/rest.md."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from starlette.testclient import TestClient
 
 from api import schemas
 from api.problems import CATALOG, MEDIA_TYPE
-from tests.api.conftest import Server
+from monitoring import webhooks
+from storage.outbox import Event
+from tests.api.conftest import Server, parts
 
 # swagger-ui-dist 5.35.0 as npm has it
 SWAGGER = {
@@ -147,6 +151,24 @@ def test_the_examples_are_what_they_are_examples_of(document: dict[str, Any]) ->
                 answer.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).values()
             ):
                 schemas.Problem.model_validate(example["value"])
+
+
+def test_the_webhook_is_in_the_document_as_it_is_sent(
+    document: dict[str, Any], client: TestClient, upload: Callable[..., dict[str, Any]]
+) -> None:
+    operation = document["webhooks"]["result.created"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    assert content["schema"]["$ref"].endswith("/ResultCreated")
+    (example,) = document["components"]["schemas"]["ResultCreated"]["examples"]
+    result = parts(client).store.result(upload()["id"])
+    assert result
+
+    sent = json.loads(webhooks.body_of(Event(1, 1, datetime.now(UTC), result)))
+
+    for message in (sent, example):
+        schemas.ResultCreated.model_validate(message)
+    names = [item["name"] for item in operation["parameters"] if item["required"]]
+    assert names == ["webhook-id", "webhook-timestamp", "webhook-signature"]
 
 
 @pytest.fixture(scope="module")

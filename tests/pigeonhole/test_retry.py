@@ -26,19 +26,26 @@ def test_a_quarantined_file_can_be_tried_again_by_any_of_its_names(
     run: Call, start: Call, home: Path
 ) -> None:
     (home / "inbox").mkdir()
-    for name in ("a.png", "b.png", "c.png", "d.png"):
+    for name in ("a.png", "b.png", "c.png", "d.png", "e.png"):
         (home / "inbox" / name).write_bytes(name.encode())
     assert start("watch", "--once").end().code == 1
-    names = ["a.png", "quarantine/b.png", str(home / "quarantine" / "c.png")]
+    (home.parent / "elsewhere").symlink_to(home / "quarantine")
+    names = [
+        "a.png",
+        "quarantine/b.png",
+        str(home / "quarantine" / "c.png"),
+        str(home.parent / "elsewhere" / "d.png"),
+    ]
     done = run("retry", *names)
     assert done.code == 0
-    back = [str(home / "inbox" / name) for name in ("a.png", "b.png", "c.png")]
+    back = [str(home / "inbox" / name) for name in ("a.png", "b.png", "c.png", "d.png")]
     assert done.text.splitlines() == back
     assert run("retry", "a.png").code == 1, "it is no longer there"
-    assert run("retry", "--all").text.splitlines() == [str(home / "inbox" / "d.png")]
+    assert run("retry", str(home / "inbox" / ".." / "pigeonhole.db")).code == 1, "not from there"
+    assert run("retry", "--all").text.splitlines() == [str(home / "inbox" / "e.png")]
     assert run("retry").code == 2, "nothing was named"
     assert start("watch", "--once").end().code == 1
     quarantined = run("results", "--status", "quarantined", "--format", "json").json
-    assert len(quarantined) == 8, "the old rows stay"
-    assert sum(row["path"] is None for row in quarantined) == 4
-    assert sum(row["duplicate_of"] is not None for row in quarantined) == 4
+    assert len(quarantined) == 10, "the old rows stay"
+    assert sum(row["path"] is None for row in quarantined) == 5
+    assert sum(row["duplicate_of"] is not None for row in quarantined) == 5

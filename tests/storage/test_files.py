@@ -340,7 +340,7 @@ def test_a_file_in_the_place_of_the_inbox_folder_is_no_error(drop: Drop, kept: P
     below = path / "b.jpg"  # `a.jpg` was a folder when it was listed
 
     assert put(below, Stamp(1, 2, 3, 4), kept, TAG, SHA) is None
-    assert remove(below, Stamp(1, 2, 3, 4))
+    assert not remove(below, Stamp(1, 2, 3, 4))
     sync_folders([path])
 
 
@@ -537,7 +537,7 @@ def test_to_remove_what_is_gone_is_no_error(drop: Drop) -> None:
     seen = stamp(path)
 
     assert remove(path, seen)
-    assert remove(path, seen)
+    assert not remove(path, seen)
 
 
 # --- another device --------------------------------------------------------------------------

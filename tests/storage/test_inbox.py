@@ -1,12 +1,13 @@
 """What counts as lying in the inbox."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.settings import Settings
-from storage.inbox import scan, survey
+from storage.inbox import is_gone, scan, survey
 from storage.rules import IGNORED, Rules, is_ignored
 
 
@@ -120,3 +121,39 @@ def test_the_done_file_of_a_done_file_makes_no_image_of_it(tmp_path: Path) -> No
     touch(tmp_path / "a.jpg.done", tmp_path / "a.jpg.done.done")
     found = survey(tmp_path, Rules(done_suffix=".done"))
     assert found.files == {}
+
+
+def test_a_file_is_gone_when_it_was_removed_replaced_or_went_with_its_folder(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path / "a.jpg", tmp_path / "trip" / "b.jpg")
+    found = scan(tmp_path)
+    assert not any(is_gone(tmp_path, path, stamp) for path, stamp in found.items())
+    assert is_gone(tmp_path, "a.jpg", replace(found["a.jpg"], mtime_ns=1)), "replaced"
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "trip" / "b.jpg").unlink()
+    (tmp_path / "trip").rmdir()
+    assert all(is_gone(tmp_path, path, stamp) for path, stamp in found.items())
+    touch(tmp_path / "trip")  # a file where a folder was
+    assert is_gone(tmp_path, "trip/b.jpg", found["trip/b.jpg"])
+
+
+def test_no_file_is_gone_while_its_disk_is_or_while_nobody_may_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "trip" / "b.jpg")
+    ((path, stamp),) = scan(tmp_path).items()
+    (tmp_path / path).unlink()
+    elsewhere = replace(stamp, device=stamp.device + 1)
+    assert not is_gone(tmp_path, path, elsewhere), "its file system may be mounted again"
+    touch(tmp_path / path)
+    assert not is_gone(tmp_path, path, elsewhere), "what lies in its place is another"
+
+    def refusing(place: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", refusing)
+        assert not is_gone(tmp_path, path, stamp)
+    with pytest.raises(FileNotFoundError):
+        is_gone(tmp_path / "not mounted", path, stamp)

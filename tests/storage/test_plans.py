@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from core.types import Delivery, ModelRef, Stamp
-from storage.results import Result
-from storage.store import Store
+from core.types import Delivery, ModelRef, Prediction, Stamp
+from storage.inbox import Found
+from storage.results import Order, Result, ResultFilter
+from storage.store import Finished, Store
 
 LEASE_S = 60.0
 
@@ -50,10 +51,24 @@ def test_the_verbs_of_a_batch_never_walk_through_a_whole_table(
     put_away(claim(stamps(3)))
     store.known(["1", "2"], ModelRef("rgb", "1"))
     store.owners()
+    put_away(claim([("kept.jpg", Stamp(1, 2, 3, 4))]), keep=True)
+    list(store.without_kept([Found(path, stamp=stamp) for path, stamp in stamps(3)]))
     store.take_unfinished("me", now, LEASE_S)
 
     assert len(plans) > 10
     assert [plan for plan in plans if plan.startswith("SCAN ") and "CONSTANT" not in plan] == []
+
+
+def test_kept_files_are_looked_up_by_their_path_and_not_one_by_one(
+    store: Store, stamps: Stamps, claim: Claim, put_away: Callable[..., list[Result]],
+    plans: list[str],
+) -> None:  # fmt: skip
+    put_away(claim(stamps(1)), keep=True)
+    plans.clear()
+
+    assert list(store.without_kept([Found(path, stamp=stamp) for path, stamp in stamps(1)])) == []
+
+    assert any("uq_deliveries_stamp" in plan or "autoindex_deliveries" in plan for plan in plans)
 
 
 def test_known_finds_answers_by_their_hash_and_not_by_their_status(
@@ -63,3 +78,20 @@ def test_known_finds_answers_by_their_hash_and_not_by_their_status(
 
     # Once SQLite took the index of `status`: every classified row was looked at for every batch.
     assert any("ix_results_answer (sha256=? AND model_name=?" in plan for plan in plans)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_of_what_needs_review_is_read_in_its_order_and_never_sorted(
+    store: Store, record: Callable[..., list[Result]], finished: Callable[..., Finished],
+    predict: Callable[..., Prediction], plans: list[str], order: Order,
+) -> None:  # fmt: skip
+    record(*(finished(f"{number}.jpg", outcome=predict(confidence=0.1)) for number in range(3)))
+    wanted = ResultFilter(needs_review=True)
+    first = store.page(wanted, order=order, limit=1)
+    assert first.next_cursor
+    plans.clear()
+
+    store.page(wanted, order=order, limit=1, cursor=first.next_cursor)
+
+    (plan,) = plans
+    assert "ix_results_needs_review_seq (needs_review=? AND seq" in plan

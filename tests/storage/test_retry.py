@@ -15,6 +15,7 @@ from storage.inbox import scan
 from storage.results import Result, ResultFilter
 from storage.retry import RetryError, quarantined, retry
 from storage.store import Finished, Store
+from tests.deliveries import kept
 
 Quarantine = Callable[..., Path]
 
@@ -133,9 +134,9 @@ def test_with_policy_keep_the_file_in_the_inbox_is_taken_up_again(
     settings = settings.model_copy(update={"after": "keep"})
     file = quarantine("a.jpg", b"bad", keep=True)
     before = scan(settings.inbox)
-    assert len(store.kept()) == 1
+    assert kept(store) == ["a.jpg"]
     assert retry(settings, store, file) == settings.inbox / "a.jpg"
-    assert store.kept() == []
+    assert kept(store) == []
     assert scan(settings.inbox) == before, "the very same file"
     assert list(quarantined(settings.home)) == []
 
@@ -164,13 +165,40 @@ def test_nothing_but_a_file_in_quarantine_can_be_tried_again(
     (settings.home / "sorted").mkdir()
     (settings.home / "sorted" / "b.jpg").write_bytes(b"1")
     (file.parent / "link.jpg").symlink_to(settings.home / "sorted" / "b.jpg")
+    (file.parent / "folder").symlink_to(settings.home / "sorted")
     for wrong in (
         settings.home / "sorted" / "b.jpg",
         file.parent / ".." / "sorted" / "b.jpg",
         file.parent / "link.jpg",
+        file.parent / "folder" / "b.jpg",
         file.parent / "gone.jpg",
         file.parent,
     ):
         with pytest.raises(RetryError):
             retry(settings, store, wrong)
     assert file.exists()
+    assert (settings.home / "sorted" / "b.jpg").read_bytes() == b"1"
+    assert scan(settings.inbox) == {}
+
+
+def test_no_file_goes_to_where_a_link_in_the_inbox_leads(
+    settings: Settings, store: Store, quarantine: Quarantine, tmp_path: Path
+) -> None:
+    """Nobody looks for deliveries there: it would be lost."""
+    file = quarantine("trip/a.jpg")
+    (settings.inbox / "trip").rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (settings.inbox / "trip").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RetryError, match="link"):
+        retry(settings, store, file)
+    assert file.exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_home_that_is_reached_by_a_link_is_no_hindrance(
+    store: Store, quarantine: Quarantine, tmp_path: Path
+) -> None:
+    quarantine("a.jpg")
+    (tmp_path / "by link").symlink_to(tmp_path)
+    linked = Settings(home=tmp_path / "by link")
+    assert retry(linked, store, linked.home / "quarantine" / "a.jpg") == linked.inbox / "a.jpg"

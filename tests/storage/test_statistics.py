@@ -48,6 +48,22 @@ def by_hand(rows: list[Result], resolution: Resolution) -> dict[datetime, Counte
 
 
 @pytest.mark.parametrize("uncounted", [0, 7, 1000])
+def test_a_glance_says_the_same_as_a_look(store: Store, fill: Fill, uncounted: int) -> None:
+    fill(40, 1)
+    statistics.count(store.database, NOW, uncounted)
+    fill(5, 0.01)
+    since = statistics.floor(NOW - timedelta(hours=6), "hour")
+
+    found = statistics.glance(store.database, NOW, since, "hour")
+
+    ever = statistics.look(store.database, NOW, resolution="day")
+    assert (found.by_status, found.by_label) == (ever.by_status, ever.by_label)
+    assert found.last_hour == ever.last_hour > 0
+    lately = statistics.look(store.database, NOW, since=since, resolution="hour")
+    assert found.buckets == lately.buckets
+
+
+@pytest.mark.parametrize("uncounted", [0, 7, 1000])
 @pytest.mark.parametrize(
     ("resolution", "days"), [("minute", 0.1), ("hour", 3), ("day", 30), (None, 30), (None, 0.01)]
 )

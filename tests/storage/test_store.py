@@ -20,8 +20,10 @@ from core.types import (
     Prediction,
     Stamp,
 )
+from storage.inbox import Found
 from storage.results import Result, ResultFilter
 from storage.store import Finished, Store
+from tests.deliveries import kept
 
 LEASE_S = 60.0
 
@@ -125,7 +127,9 @@ def test_inode_and_device_numbers_may_use_all_64_bits(
 
     assert taken.stamp == stamp
     assert claim([("a.jpg", stamp)], "you", LEASE_S)[0].stamp == stamp
-    assert store.drop_absent([("a.jpg", stamp)], datetime(9000, 1, 1, tzinfo=UTC)) == 0
+    asked: Files = []
+    store.absent(lambda *file: bool(asked.append(file)), datetime(9000, 1, 1, tzinfo=UTC))
+    assert asked == [("a.jpg", stamp)]
 
 
 @pytest.mark.parametrize(
@@ -151,8 +155,8 @@ def test_every_name_that_a_file_system_knows_is_kept_byte_for_byte(
     assert [os.fsencode(each.path) for each in store.waiting()] == [name]
 
     put_away([taken], keep=True)
-    assert [(os.fsencode(path), stamp) for path, stamp in store.kept()] == [(name, stamp)]
-    assert store.drop_absent([(path, stamp)], taken.received_at) == 0
+    assert [os.fsencode(path) for path in kept(store)] == [name]
+    assert list(store.without_kept([Found(path, stamp=stamp)])) == []
 
 
 def test_two_spellings_of_one_letter_are_two_files(claim: Claim) -> None:
@@ -394,7 +398,7 @@ def test_a_finished_delivery_is_gone_and_its_row_says_where_the_file_is(
 
     found = [store.result(row.id) for row in rows]
     assert [row and row.path for row in found] == ["sorted/00000.jpg", "sorted/00001.jpg"]
-    assert (store.owners(), store.kept(), store.waiting()) == ([], [], [])
+    assert (store.owners(), kept(store), store.waiting()) == ([], [], [])
     assert len(claim(stamps(2))) == 2  # the same file once more is a new delivery
 
 
@@ -426,8 +430,25 @@ def test_a_kept_file_is_remembered_and_never_claimed_again(
 ) -> None:
     put_away(claim(stamps(2)), keep=True)
 
-    assert store.kept() == stamps(2)
+    assert kept(store) == [path for path, _ in stamps(2)]
     assert claim(stamps(2), "me", 10 * LEASE_S) == []
+
+
+def test_a_listing_without_kept_files_has_all_others_in_their_order(
+    claim: Claim, stamps: Stamps, store: Store, put_away: Callable[..., list[Result]]
+) -> None:
+    """More than are asked for at once; kept, kept but changed since, only claimed, never seen."""
+    found = [Found(path, stamp=stamp) for path, stamp in stamps(1200)]
+    assert list(store.without_kept(found)) == found, "nothing is kept yet"
+    put_away(claim(stamps(1200)[:700]), keep=True)
+    claim(stamps(1200)[700:800])
+    found[5] = found[5]._replace(stamp=replace(stamps(6)[5][1], mtime_ns=21))
+    found[6] = found[6]._replace(stamp=replace(stamps(7)[6][1], device=65))  # mounted anew
+    found.insert(3, Found("x.part", "ignored", "*.part"))
+
+    left = list(store.without_kept(iter(found)))
+
+    assert left == [found[3], found[6], *found[701:]]
 
 
 def test_absent_files_are_dropped_unless_somebody_holds_them(
@@ -448,14 +469,30 @@ def test_absent_files_are_dropped_unless_somebody_holds_them(
     store.postpone(claim(files[5:6])[0], now + timedelta(seconds=90), failure)
     store.postpone(claim(files[6:7])[0], now + timedelta(seconds=50), failure)
     store.release(claim(files[7:8]))
-    present = [files[0]]
 
-    assert store.drop_absent(present, now + timedelta(seconds=LEASE_S)) == 4
+    def is_gone(path: str, stamp: Stamp) -> bool:
+        return (path, stamp) != files[0]
 
-    assert store.kept() == [files[0]]
+    later = now + timedelta(seconds=LEASE_S)
+    absent = store.absent(is_gone, later)
+    assert store.drop(absent, later) == len(absent) == 4
+
+    assert kept(store) == [files[0][0]]
     assert [each.path for each in store.waiting()] == [files[number][0] for number in (2, 4, 5)]
     assert store.owners() == ["holds", "puts away"]
-    assert store.drop_absent(present, now + timedelta(seconds=LEASE_S)) == 0
+    assert store.absent(is_gone, later) == []
+
+
+def test_a_file_that_somebody_takes_meanwhile_is_not_dropped(
+    claim: Claim, stamps: Stamps, store: Store, now: datetime
+) -> None:
+    """Between the look and the drop it was put back, or moved there anew."""
+    store.release(claim(stamps(1)))
+    absent = store.absent(lambda *_: True, now)
+    assert len(absent) == 1
+    claim(stamps(1), "you")
+
+    assert store.drop(absent, now) == 0
 
 
 # --- rows ------------------------------------------------------------------------------------

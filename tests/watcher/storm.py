@@ -21,6 +21,7 @@ from PIL import Image
 
 from storage.results import Result, ResultFilter
 from storage.store import Store
+from watcher.batch import LEASE_S
 
 SETTLE_S = 0.1
 _CHUNKS = 5
@@ -48,6 +49,14 @@ class Sender:
     def drop(self, files: int) -> None:
         for _ in range(files):
             self._drop_one()
+
+    def drop_at_once(self, files: int) -> None:
+        """A folder of files is renamed in: whoever watches sees them all in the same moment."""
+        inbox, self.inbox = self.inbox, self.inbox.with_name("at once")
+        self.inbox.mkdir()
+        self.drop(files)
+        self.inbox.rename(inbox / self.inbox.name)
+        self.inbox = inbox
 
     def _drop_one(self) -> None:
         kind = self.chance.random()
@@ -91,7 +100,7 @@ class Sender:
 class Nursery:
     """Real watcher processes of one HOME, forked from one that has imported everything."""
 
-    def __init__(self, home: Path, log: Path, **settings: str) -> None:
+    def __init__(self, home: Path, log: Path, *, lease_s: float = LEASE_S, **settings: str) -> None:
         defaults = {
             "HOME": str(home),
             "SETTLE_S": str(SETTLE_S),
@@ -108,7 +117,7 @@ class Nursery:
         self._changed = threading.Condition()
         self._log = log.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, str(_DRIVER), str(self._counter)],
+            [sys.executable, str(_DRIVER), str(self._counter), str(lease_s)],
             env={**os.environ, **named, "PYTHONPATH": str(_DRIVER.parents[3])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -188,6 +197,7 @@ class Figures:
     duplicated: int
     given_up: int
     inferred: int
+    inferred_at_once: int  # of those that came when nobody was killed any more
     stalled: int
     seconds: float
 
@@ -211,13 +221,14 @@ def raining(sender: Sender, files: int) -> Iterator[None]:
 
 
 def storm(
-    nursery: Nursery, sender: Sender, store: Store, *, files: int, kills: int, watchers: int = 1
-) -> Figures:
+    nursery: Nursery, sender: Sender, store: Store, *, files: int, kills: int, watchers: int = 1,
+    at_once: int = 0,
+) -> Figures:  # fmt: skip
     """Files pour in while watchers are killed with -9.
 
     Every other one 20 to 400 ms after it has come up, the others so long after they have begun to
     work: on a busy machine most would die before that. At the end watchers that nobody kills do the
-    rest; then everything is counted.
+    rest, and some more that come `at_once`; then everything is counted.
     """
     started_s = time.monotonic()
     for kill in range(kills):
@@ -231,6 +242,10 @@ def storm(
     while len(nursery.alive) < watchers:
         nursery.start()
     _wait_until_done(store, sender, limit_s=600)
+    inferred = nursery.inferred
+    if at_once:
+        sender.drop_at_once(at_once)
+        _wait_until_done(store, sender, limit_s=600)
     rows = list(store.stream(ResultFilter()))
     hashes = Counter(row.sha256 for row in rows)
     wrong = [row for row in rows if row.status == "quarantined" and row.sha256 not in sender.bad]
@@ -242,6 +257,7 @@ def storm(
         duplicated=(hashes - sender.hashes).total(),
         given_up=sum(row.error is not None and row.error.code == "gave_up" for row in wrong),
         inferred=nursery.inferred,
+        inferred_at_once=nursery.inferred - inferred,
         stalled=sender.stalled,
         seconds=time.monotonic() - started_s,
     )
@@ -249,7 +265,7 @@ def storm(
 
 def _wait_until_done(store: Store, sender: Sender, limit_s: float) -> None:
     deadline_s = time.monotonic() + limit_s
-    while any(sender.inbox.iterdir()) or store.owners():
+    while any(path.is_file() for path in sender.inbox.rglob("*")) or store.owners():
         assert time.monotonic() < deadline_s, f"{store.count()} of {sender.sent} rows, and no end"
         time.sleep(0.1)
 

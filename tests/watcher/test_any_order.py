@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from unittest import mock
 
 import pytest
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from PIL import Image
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import OperationalError
 
 from core.bundle import Bundle
 from core.engine import Engine
@@ -40,9 +42,12 @@ STEPS = st.integers(0, 30)
 CALLS = (
     (Store, ("claim", "record", "finish")),
     (Engine, ("submit_all",)),
-    (files, ("read_once", "put", "sync_folders", "remove")),
+    (files, ("read_once", "put_at_once", "put", "sync_folders", "remove")),
 )
 SETTLE_S = 1.0
+
+
+Full = Literal["folder", "database"] | None  # where there is no room
 
 
 class Killed(BaseException):
@@ -76,7 +81,7 @@ class Inbox(RuleBasedStateMachine):
         self.monotonic_s = 1000.0
         self.days = 0.0
         self.process = 0
-        self.is_full = False
+        self.full: Full = None
         self.countdown, self.action = -1, lambda: None
         self.store = Store(Database(f"sqlite:///{self.home / 'pigeonhole.db'}"))
         self.engine = Engine(self.bundle, 1, 1_000_000)
@@ -122,14 +127,31 @@ class Inbox(RuleBasedStateMachine):
             self.countdown -= 1
             if self.countdown == 0:
                 self.action()
-            if name == "put" and self.is_full:
+            if name == "put_at_once" and self.full == "folder":
+                return False
+            if name == "put" and self.full == "folder":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "sorted")
+            if name == "record" and self.full == "database":
+                reason = sqlite3.OperationalError("database or disk is full")
+                raise OperationalError("INSERT", {}, reason)
+            if name == "read_once" and self.is_forbidden(Path(arguments[0])):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(arguments[0]))
             return call(*arguments, **named)
 
         return wrapped
 
+    def is_forbidden(self, path: Path) -> bool:
+        """Whether anybody but root could not read it."""
+        return path.exists() and not path.stat().st_mode & 0o400
+
     def run_a_turn(self) -> None:
-        self.watcher._attempt(woken=False)  # noqa: SLF001 - one round of its loop, and no sleep
+        try:
+            self.watcher._attempt(woken=False)  # noqa: SLF001 - one round of its loop, and no sleep
+        finally:
+            self.look_around()
+
+    def look_around(self) -> None:
+        """What left the inbox, also in a turn that ended with a kill, is no more there."""
         rows = self.rows()
         for name, sha256 in list(self.there.items()):
             if not (self.inbox / name).exists():
@@ -157,6 +179,7 @@ class Inbox(RuleBasedStateMachine):
     @rule(name=NAMES)
     def append(self, name: str) -> None:
         if name in self.there:
+            self.path(name).chmod(0o600)
             with self.path(name).open("ab") as file:
                 file.write(b"\0")
             self.note(name, self.path(name).read_bytes())
@@ -176,7 +199,7 @@ class Inbox(RuleBasedStateMachine):
             self.path(name).unlink()
             self.forget(name)
 
-    @rule(name=NAMES, mode=st.sampled_from([0o400, 0o644]))
+    @rule(name=NAMES, mode=st.sampled_from([0o000, 0o400, 0o644]))
     def chmod(self, name: str, mode: int) -> None:
         if name in self.there:
             self.path(name).chmod(mode)
@@ -226,9 +249,9 @@ class Inbox(RuleBasedStateMachine):
     def resumed(self) -> None:
         pause.resume(self.home)
 
-    @rule(is_full=st.booleans())
-    def disk_is_full(self, is_full: bool) -> None:
-        self.is_full = is_full
+    @rule(full=st.sampled_from([None, "folder", "database"]))
+    def disk_is_full(self, full: Full) -> None:
+        self.full = full
 
     @invariant()
     def nothing_is_doubled_or_made_up(self) -> None:
@@ -248,7 +271,9 @@ class Inbox(RuleBasedStateMachine):
     def finish(self) -> None:
         """All is well again: in the end everything has its row, and its file is kept."""
         pause.resume(self.home)
-        self.is_full = False
+        self.full = None
+        for name in self.there:
+            self.path(name).chmod(0o600)
         for _ in range(40):
             self.monotonic_s += 6
             self.days += 100 / 86_400

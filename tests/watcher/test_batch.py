@@ -1,5 +1,6 @@
 """One batch from the inbox to rows and folders, also when it stops between any two steps."""
 
+import errno
 import json
 import os
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -17,12 +19,13 @@ from core.settings import After, Settings
 from core.types import Batch, Delivery, ImageRef, Outcome, Scores, Stamp
 from monitoring.metrics import Metrics
 from storage import files
-from storage.inbox import scan
+from storage.inbox import Walk, backlog, scan
 from storage.results import Result
 from storage.rules import Rules
 from storage.store import Finished, Store
 from watcher import owner
 from watcher.batch import LEASE_S, MAX_ATTEMPTS, SHARED_ATTEMPTS, Tally, Worker
+from watcher.faults import PausedError
 
 Rows = Callable[[], list[Result]]
 Paint = Callable[..., bytes]
@@ -264,6 +267,87 @@ def test_a_lease_that_was_taken_over_leaves_the_row_to_the_new_owner(
     path.rename(home / "inbox" / "a.png")  # so that the slow one could read it still
     record(store, engine, home, slow)
     assert len(rows()) == 1
+
+
+@pytest.mark.parametrize("after", ["sort", "delete", "keep"])
+def test_when_the_inbox_is_lost_after_the_commit_its_files_are_filed_when_it_is_back(
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics, drop: Drop, rows: Rows,
+    home: Path, paint: Paint, monkeypatch: pytest.MonkeyPatch, after: After,
+) -> None:  # fmt: skip
+    """As when its disk is unmounted: an empty folder lies there then, on the disk below."""
+    worker = Worker(settings.model_copy(update={"after": after}), store, engine, metrics)
+    drop("a.png", paint("red"))
+    record = Store.record
+
+    def lost(store: Store, *images: Any, **how: Any) -> list[Result | None]:  # noqa: ANN401
+        answers = record(store, *images, **how)
+        (home / "inbox").rename(home / "disk")
+        (home / "inbox").mkdir()
+        return answers
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record", lost)
+        if after == "keep":
+            assert worker.work(scan(home / "inbox"), {}) == Tally(classified=1)
+        else:
+            with pytest.raises(PausedError, match="not the folder that it was"):
+                worker.work(scan(home / "inbox"), {})
+    (home / "inbox").rmdir()
+    (home / "disk").rename(home / "inbox")
+    worker.recover(after_fault=True)
+    left = backlog(store.without_kept(Walk(home / "inbox")), 10)
+    assert (left.files, len(rows())) == (0, 1)
+    shown = {"sort": "sorted/red/a.png", "delete": None, "keep": "inbox/a.png"}
+    assert rows()[0].path == shown[after]
+    assert store.waiting() == []
+
+
+def test_a_file_whose_disk_is_away_for_a_moment_is_filed_later(
+    worker: Worker, drop: Drop, rows: Rows, home: Path, paint: Paint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is there again when we ask why it was not to be found."""
+    path = drop("a.png", paint("red"))
+    put, remove = files.put, files.remove
+
+    def away(source: Path, *how: Any) -> Path | None:  # noqa: ANN401
+        path.rename(home / "away")
+        return put(source, *how)
+
+    def back(*what: Any) -> bool:  # noqa: ANN401
+        is_out = remove(*what)
+        (home / "away").rename(path)
+        return is_out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put_at_once", lambda *_: False)
+        patch.setattr(files, "put", away)
+        patch.setattr(files, "remove", back)
+        patch.setattr("watcher.batch._RETRY_S", (0, 0, 0))
+        worker.work(scan(home / "inbox"), {})
+    assert worker.work(scan(home / "inbox"), {}) == Tally(put_off=1), "it has its row"
+    assert worker.recover() == 1
+    assert [row.path for row in rows()] == ["sorted/red/a.png"]
+    assert not path.exists()
+
+
+def test_a_file_that_could_not_be_read_many_times_is_not_taken_for_a_killer(
+    worker: Worker, drop: Drop, rows: Rows, home: Path, paint: Paint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its permissions were wrong, or its disk was ill, for longer than the longest back-off."""
+    drop("a.png", paint("red"))
+    monkeypatch.setattr("watcher.batch._RETRY_S", (0.0,))
+
+    def refusing(path: str | Path, _: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_once", refusing)
+        for _ in range(2 * MAX_ATTEMPTS):
+            assert worker.work(scan(home / "inbox"), {}) == Tally(put_off=1)
+    assert worker.work(scan(home / "inbox"), {}) == Tally(classified=1)
+    assert rows()[0].label == "red"
 
 
 def test_a_file_that_was_there_at_every_death_is_worked_on_alone_and_then_given_up(

@@ -27,22 +27,6 @@ Rows = Callable[[], list[Result]]
 Paint = Callable[..., bytes]
 Until = Callable[..., None]
 
-SEED = 20261122
-
-
-def kept_files(home: Path) -> list[Path]:
-    folders = [home / name for name in ("sorted", "archive", "quarantine")]
-    return [
-        path
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.endswith(".reason.json")
-    ]
-
-
-def _has_rows(store: Store, goal: int) -> bool:
-    return store.count() >= goal
-
 
 def inbox_files(home: Path) -> list[Path]:
     """What people see there: heartbeats are hidden."""
@@ -96,21 +80,6 @@ def test_kept_files_are_classified_once_also_by_the_next_run(
     assert [row.label for row in rows()] == ["red", "blue"]
 
 
-def test_a_slow_writer_is_never_read_half_way(
-    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
-) -> None:
-    data = paint("green", (400, 300), "BMP")
-    start(SETTLE_S="0.5")
-    with (home / "inbox" / "slow.bmp").open("wb", buffering=0) as file:
-        step = len(data) // 12
-        for offset in range(0, len(data), step):
-            file.write(data[offset : offset + step])
-            time.sleep(0.1)
-    until(lambda: len(rows()) == 1, "the whole file has its row")
-    assert rows()[0].size_bytes == len(data)
-    assert rows()[0].status == "classified"
-
-
 def test_without_any_event_the_listing_finds_every_file(
     settings: Settings, store: Store, engine: Engine, metrics: Metrics, rows: Rows,
     home: Path, until: Until, paint: Paint, monkeypatch: pytest.MonkeyPatch,
@@ -128,19 +97,6 @@ def test_without_any_event_the_listing_finds_every_file(
         watcher.stop()
         thread.join()
     assert metrics.registry.get_sample_value("pigeonhole_watcher_mode_info", {"mode": "polling"})
-
-
-def test_an_inbox_that_is_removed_and_made_again_is_watched_again(
-    start: Start, home: Path, rows: Rows, until: Until, paint: Paint
-) -> None:
-    start(RECONCILE_S="0.5")
-    (home / "inbox" / "a.png").write_bytes(paint("red"))
-    until(lambda: len(rows()) == 1, "the first file has its row")
-    shutil.rmtree(home / "inbox")
-    time.sleep(1.5)
-    (home / "inbox").mkdir()
-    (home / "inbox" / "b.png").write_bytes(paint("blue"))
-    until(lambda: len(rows()) == 2, "the second file has its row")
 
 
 def test_a_locked_database_is_waited_for(

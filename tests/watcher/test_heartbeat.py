@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from core.bundle import Bundle
 from core.engine import Engine
+from core.settings import Settings
 from core.types import Failure, Outcome
 from monitoring.metrics import Metrics
 from storage import files
@@ -90,7 +92,6 @@ def test_when_any_stage_fails_the_time_stands_still_until_it_works_again(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("watcher.gate._PAUSES_S", (0.05,))
     monkeypatch.setattr("watcher.batch._RETRY_S", (0.05,))
-    monkeypatch.setattr("watcher.batch.MAX_ATTEMPTS", 1_000_000)
     monkeypatch.setattr("watcher.daemon._SUPERVISE_S", 0.05)
     beat_s: Callable[[], float] = lambda: metrics.registry.get_sample_value(BEAT) or 0.0  # noqa: E731
     watch(heartbeat_s=0.1, reconcile_s=0.1)
@@ -108,6 +109,27 @@ def test_when_any_stage_fails_the_time_stands_still_until_it_works_again(
         until(lambda: len(calls) >= 3, "again and again", 60)
         assert beat_s() == still_s
     until(lambda: beat_s() > still_s, "it beats again", 60)
+
+
+def test_a_model_that_raises_stamps_no_time(
+    settings: Settings, store: Store, engine: Engine, metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The process ends then; a picture that was not answered is no sign of life."""
+
+    def raising(*_: object) -> None:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(Bundle, "scores", raising)
+    changed = {"settle_s": 0.0, "heartbeat_s": 0.1}
+    watcher = Watcher(settings.model_copy(update=changed), store, engine, metrics)
+    try:
+        watcher._supervise()  # noqa: SLF001 - drops the picture
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            watcher._turn(woken=False)  # noqa: SLF001
+    finally:
+        watcher.close()
+    assert metrics.registry.get_sample_value(BEAT) is None
 
 
 def test_there_is_none_where_it_may_not_write_and_files_are_classified_all_the_same(

@@ -1,9 +1,6 @@
 """Events that do not come are noticed, and looked after; when they come again, so is that."""
 
-import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +13,9 @@ from monitoring.health import examine
 from monitoring.metrics import Metrics
 from storage.results import Result
 from storage.store import Store
+from tests import namespace
 from watcher import canary, daemon, mounts, waker
+from watcher.canary import Canary
 from watcher.daemon import Watcher
 from watcher.lookout import Lookout
 from watcher.mounts import Mount
@@ -69,6 +68,22 @@ def test_events_that_do_not_come_switch_to_polling_and_back_by_themselves(
         until(lambda: len(rows()) == 20, "all files are found", 60)
     until(lambda: mode(metrics) == "native", "the events are heard again", 60)
     assert watcher.deafness() is None
+
+
+@pytest.mark.guarantee("G4")
+def test_when_nobody_can_tell_that_events_do_not_come_the_rescan_finds_every_file(
+    watch: Watch, home: Path, metrics: Metrics, rows: Rows, until: Until, paint: Paint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """G4: neither an event nor a canary, as where the inbox may only be read."""
+    monkeypatch.setattr(Watchdog, "note", lambda *_: None)
+    monkeypatch.setattr(Canary, "step", lambda *_: None)
+    watcher = watch(reconcile_s=1, heartbeat_s=0)
+    until(lambda: examine(watcher.checks()).is_ok, "it runs", 60)
+    for number in range(20):
+        (home / "inbox" / f"{number}.png").write_bytes(paint("blue", (20 + number, 9)))
+    until(lambda: len(rows()) == 20, "all files are found", 30)
+    assert mode(metrics) == "native"
 
 
 def test_events_that_come_are_believed(tmp_path: Path, metrics: Metrics, until: Until) -> None:
@@ -206,18 +221,14 @@ def test_an_inbox_that_is_gone_is_red_and_healed_when_it_is_back(
 
 
 @pytest.mark.guarantee("G15")
-@pytest.mark.parametrize(
-    ("watches", "why"), [("0", "max_user_watches"), ("3", "cannot be watched")]
-)
-def test_when_the_watches_are_exhausted_it_polls(tmp_path: Path, watches: str, why: str) -> None:
-    """In a user namespace of its own, where the limit may be lowered without harm to others."""
+@pytest.mark.parametrize(("watches", "why"), [(0, "max_user_watches"), (3, "cannot be watched")])
+def test_when_the_watches_are_exhausted_it_polls(tmp_path: Path, watches: int, why: str) -> None:
     for number in range(6):
         (tmp_path / "inbox" / str(number)).mkdir(parents=True)
     program = textwrap.dedent(
         """
         import sys, time
         from pathlib import Path
-        Path("/proc/sys/user/max_inotify_watches").write_text(sys.argv[2])
         from monitoring.metrics import Metrics
         from watcher import waker
         from watcher.lookout import Lookout
@@ -231,13 +242,6 @@ def test_when_the_watches_are_exhausted_it_polls(tmp_path: Path, watches: str, w
         lookout.close()
         """
     )
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", sys.executable, "-c", program,
-         str(tmp_path / "inbox"), watches],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    if "unshare" in done.stderr:
-        pytest.skip(f"user namespaces are not allowed here: {done.stderr.strip()}")
+    done = namespace.run(program, tmp_path / "inbox", max_inotify_watches=watches)
     assert done.returncode == 0, done.stderr
     assert why in done.stdout

@@ -33,11 +33,16 @@ def test_kill_9_at_any_moment_and_every_file_has_one_row(
 def test_four_watchers_share_an_inbox_while_any_of_them_is_killed(
     home: Path, tmp_path: Path, store: Store, rows: Rows, seed: int, soak: bool, say: Say
 ) -> None:
-    files, kills = (10_000, 100) if soak else (400, 8)
+    files, kills, at_once = (10_000, 100, 1_000) if soak else (400, 8, 200)
     batch = 16
     sender = Sender(home / "inbox", random.Random(seed))
-    with Nursery(home, tmp_path / "watcher.log", BATCH_SIZE=str(batch)) as nursery:
-        figures = storm(nursery, sender, store, files=files, kills=kills, watchers=4)
+    log = tmp_path / "watcher.log"
+    with Nursery(home, log, lease_s=2.0, BATCH_SIZE=str(batch)) as nursery:
+        figures = storm(
+            nursery, sender, store, files=files, kills=kills, watchers=4, at_once=at_once
+        )
     say(f"G6 seed {seed}, 4 watchers: {figures}")
+    say(f"G6: {at_once} more at once with nobody killed, {figures.inferred_at_once} inferences")
     check(figures, home, rows(), sender)
     assert figures.inferred <= figures.files + kills * batch, "nobody does what another has done"
+    assert figures.inferred_at_once <= at_once, "nor what another does in this moment"

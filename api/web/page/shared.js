@@ -7,6 +7,12 @@ const FORMS = {
   today: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
   before: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" },
 };
+const formatters = new Map(); // to make one costs more than to use it a hundred times
+
+function formatter(form) {
+  if (!formatters.has(form)) formatters.set(form, new Intl.DateTimeFormat(undefined, FORMS[form]));
+  return formatters.get(form);
+}
 
 /** Write the times below `root` in the reader's own zone; the exact one stays as a tooltip. */
 export function localTimes(root = document) {
@@ -15,7 +21,7 @@ export function localTimes(root = document) {
     const moment = new Date(time.dateTime);
     const form = time.dataset.form ?? (moment.toDateString() === today ? "today" : "before");
     time.title = time.dateTime;
-    time.textContent = new Intl.DateTimeFormat(undefined, FORMS[form]).format(moment);
+    time.textContent = formatter(form).format(moment);
     time.dataset.done = "";
   }
 }
@@ -153,5 +159,5 @@ function chunk(nodes) {
   return item;
 }
 
-localTimes();
 watchPictures();
+requestAnimationFrame(() => setTimeout(localTimes)); // to be seen comes first: this costs as much as all else

@@ -28,7 +28,7 @@ from monitoring import logs
 from monitoring.metrics import Metrics
 from storage import files
 from storage.database import Database
-from storage.inbox import scan
+from storage.inbox import Walk, backlog
 from storage.store import Store
 from watcher import owner
 from watcher.batch import Worker
@@ -38,7 +38,7 @@ CHANGES = ("os.link", "os.remove", "os.rename", "os.mkdir", "os.utime", STEP)
 CALLS = (
     (Store, ("claim", "record", "finish", "forget")),
     (Engine, ("submit_all",)),
-    (files, ("read_once", "put", "put_reason", "sync_folders", "remove")),
+    (files, ("read_once", "put_at_once", "put", "put_reason", "sync_folders", "remove")),
 )
 
 
@@ -84,9 +84,7 @@ def work(settings: Settings, store: Store, bundle: Bundle) -> None:
     with Engine(bundle, 1, settings.max_pixels) as engine:
         worker = Worker(settings, store, engine, metrics)
         worker.recover()
-        kept = dict(store.kept())
-        listing = scan(settings.inbox)
-        worker.work({path: s for path, s in listing.items() if kept.get(path) != s}, {})
+        worker.work(backlog(store.without_kept(Walk(settings.inbox)), 100).first, {})
     store.close()
 
 

@@ -1,7 +1,7 @@
 """Watchers that are up at once: everything is imported here, and each is forked and left alone.
 
 Reads a line per watcher; answers `born PID`, and `up PID` when it begins to watch. Each process
-adds one byte per inferred image to the file, before the model runs. FILE
+adds one byte per inferred image to the file, before the model runs. FILE LEASE_S
 """
 
 import os
@@ -13,7 +13,7 @@ import numpy as np
 from core.bundle import Bundle
 from core.settings import Settings
 from monitoring import logs
-from watcher import daemon
+from watcher import batch, daemon
 
 
 def watch(counter: int) -> int:
@@ -39,7 +39,8 @@ def say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-def main(file: str) -> None:
+def main(file: str, lease_s: str) -> None:
+    batch.LEASE_S = float(lease_s)
     counter = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are nobody's zombies
     for _ in sys.stdin:
@@ -54,4 +55,4 @@ def main(file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
