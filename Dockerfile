@@ -42,7 +42,7 @@ COPY --from=build /build /build
 RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_CONSTRAINT=requirements/build.txt /opt/pigeonhole/bin/pip install --no-deps .
 ENV PATH=/opt/pigeonhole/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp \
-    MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1
+    MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 DVC_SITE_CACHE_DIR=/tmp/dvc USER=pigeonhole
 USER 10001:10001
 WORKDIR /work
 ENTRYPOINT []

@@ -55,6 +55,13 @@ def test_the_scripts_are_valid_shell(repository: Path) -> None:
         subprocess.run([shell, "-n", str(script)], check=True)
 
 
+def test_training_needs_no_root_that_can_be_written_and_no_user_by_name(repository: Path) -> None:
+    train = (repository / "Dockerfile").read_text().split(" AS train\n")[1].split(" AS serve\n")[0]
+
+    # DVC keeps its locks below /var/tmp and asks who it is; both failed in a container.
+    assert {"DVC_SITE_CACHE_DIR=/tmp/dvc", "USER=pigeonhole", "HOME=/tmp"} <= set(train.split())
+
+
 def test_every_image_that_is_pulled_has_its_digest(compose: dict[str, Any]) -> None:
     pulled = {
         name: service["image"] for name, service in compose["services"].items() if name not in OURS
@@ -80,6 +87,7 @@ def test_every_service_is_hardened(compose: dict[str, Any]) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service["user"].startswith(("0", "root")), name
         assert {"mem_limit", "cpus", "pids_limit"} <= set(service), name
+        assert service["cpus"] <= 2, f"{name}: an engine with fewer cores refuses to start it"
 
 
 def test_ports_are_published_on_loopback_alone(compose: dict[str, Any]) -> None:
