@@ -3,6 +3,7 @@
 The test split is looked at here and only here, when all has been chosen.
 """
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipeline import select as selection
 from pipeline import train as training
 from pipeline.dataset import (
     MANIFEST,
+    Indices,
     Split,
     prepared,
     read_labels,
@@ -39,13 +41,14 @@ from pipeline.dataset import (
     read_recipe,
     read_split,
 )
-from pipeline.metrics import accuracy, confusion
+from pipeline.metrics import accuracy, calibration_error, confusion
 from pipeline.params import Export, Int8, Params, to_dict
 from pipeline.stage import StageError, console, fresh_file, run
 from pipeline.variants import Variant
 
 CANDIDATE = Path("models/candidate")
 METRICS = Path("metrics/export.json")
+ANSWERS = Path("metrics/answers.csv")
 CONFUSION = Path("reports/confusion.png")
 CURVES = Path("reports/curves.png")
 
@@ -95,7 +98,8 @@ def export(params: Params, root: Path = Path()) -> None:
         figures_ |= _int8_figures(params, chosen, weights, small, root)
         small = small if figures_["int8_kept"] else None
     counts = confusion(chosen.test.indices, served.test.argmax(1), len(chosen.labels))
-    _write_metrics(root / METRICS, figures_, chosen.labels, counts)
+    fresh_file(root / METRICS).write_text(json.dumps(figures_, indent=2) + "\n")
+    _write_answers(root / ANSWERS, served.test.argmax(1), chosen)
     _check(measured, params.export, root / CANDIDATE)
     metrics = {k: v for k, v in figures_.items() if k in _OF_BUNDLE}
     manifest = _write(params, chosen, weights, small, metrics, root)
@@ -199,7 +203,7 @@ def _figures(served: Answers, chosen: _Chosen, bins: int) -> dict[str, Any]:
         "validation_accuracy": accuracy(chosen.valid.indices, served.valid.argmax(1)),
         "test_accuracy": accuracy(truth, answers),
         "macro_recall": float(recalls.mean()),
-        "ece": calibrate.calibration_error(served.test, truth, bins),
+        "ece": calibration_error(served.test.max(1), answers == truth, bins),
         "variant": chosen.variant.name,
     }
 
@@ -247,16 +251,13 @@ def _check(measured: Parity, limits: Export, candidate: Path) -> None:
         )
 
 
-def _write_metrics(
-    path: Path, measured: dict[str, Any], labels: list[str], counts: NDArray[np.int64]
-) -> None:
-    """`confusion`: per true label, how often each label was answered."""
-    table = {
-        label: dict(zip(labels, row, strict=True))
-        for label, row in zip(labels, counts.tolist(), strict=True)
-    }
-    text = json.dumps({**measured, "confusion": table}, indent=2, ensure_ascii=False)
-    fresh_file(path).write_text(text + "\n", "utf-8")
+def _write_answers(path: Path, answers: Indices, chosen: _Chosen) -> None:
+    """A line per test image, from which `dvc plots` draws the confusion matrix."""
+    with fresh_file(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("true", "answered"))
+        for truth, answer in zip(chosen.test.indices, answers, strict=True):
+            writer.writerow((chosen.labels[truth], chosen.labels[answer]))
 
 
 def _lineage(params: Params, chosen: _Chosen, root: Path) -> dict[str, Any]:

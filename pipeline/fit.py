@@ -20,7 +20,8 @@ from pipeline.networks import Classifier
 from pipeline.params import Fit
 from pipeline.stage import console
 
-_FORWARD = 128  # images per forward pass when nothing is learned
+_FORWARD = 32  # images per forward pass when nothing is learned, at most
+_FORWARD_PIXELS = 150_000  # likewise: more would leave the processor's cache
 _WARM_UP = 0.2  # of all steps, in which the learning rate rises
 _GROWN = 0.7  # of all epochs, after which images have their full size
 _GRID_PX = 8  # sides that grow do so in steps of this
@@ -99,7 +100,10 @@ class Fitted(NamedTuple):
 
 def prepare(seed: int, threads: int) -> None:
     """The same seed gives the same weights; `threads` is fixed as sums depend on their split."""
-    torch.use_deterministic_algorithms(mode=True)
+    # Says what `use_deterministic_algorithms(True)` says, without two seconds of imports.
+    torch.set_deterministic_debug_mode("error")
+    # Or every new tensor would be written once more, against reads of what nobody wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
 
@@ -113,7 +117,10 @@ def fit(
     another one is ignored. The caller deletes it once the result is safe.
     """
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        model.parameters(),
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
+        fused=True,
     )
     state = _State(model, optimiser, torch.Generator().manual_seed(seed))
     state.load(unfinished, key)
@@ -144,10 +151,11 @@ def best(history: list[Epoch]) -> Epoch:
 def logits_of(model: Classifier, images: Batch) -> torch.Tensor:
     """(N, S, S, 3) uint8 to (N, C) logits, without learning anything."""
     model.eval()
+    size = max(1, min(_FORWARD, _FORWARD_PIXELS // math.prod(images.shape[1:3])))
     with torch.inference_mode():
         parts = [
-            model(torch.from_numpy(np.array(images[start : start + _FORWARD])))
-            for start in range(0, len(images), _FORWARD)
+            model(torch.from_numpy(np.array(images[start : start + size])))
+            for start in range(0, len(images), size)
         ]
     return torch.cat(parts)
 

@@ -29,6 +29,7 @@ from core.image import preprocess
 from core.types import Scores
 from pipeline import params as params_file
 from pipeline.cost import measured
+from pipeline.dataset import PREPARED, UNREADABLE, read_unreadable
 from pipeline.params import Gate
 from pipeline.stage import StageError, console, told
 from pipeline.unzip import IMAGES
@@ -50,10 +51,19 @@ class Image(NamedTuple):
 
 
 def test_images(root: Path) -> list[Image]:
-    """What `unzip` has put aside for the test; empty where the pipeline has not run."""
+    """What `unzip` has put aside for the test, but for what `preprocess` found to be no image.
+
+    Empty where the pipeline has not run.
+    """
     folder = root / IMAGES / "test"
+    found = (root / PREPARED).glob(f"*/{UNREADABLE}")
+    unreadable = {one.path for path in found for one in read_unreadable(path.parent)}
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [Image(path, path.relative_to(folder).parts[0]) for path in files]
+    return [
+        Image(path, path.relative_to(folder).parts[0])
+        for path in files
+        if path.relative_to(root / IMAGES).as_posix() not in unreadable
+    ]
 
 
 def can_judge(challenger: Bundle, root: Path) -> bool:

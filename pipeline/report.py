@@ -2,14 +2,16 @@
 
     python -m pipeline.report [--bundle models/starter] [--data data/fashion5.zip]
 
-It goes the way that serving goes, bytes through `core.engine.Engine`, and needs no torch.
+The zip is unpacked as the stage `unzip` does it, so a test split that was cut is cut here too. The
+images go the way that serving goes, bytes through `core.engine.Engine`; torch is not needed.
 """
 
 import argparse
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,8 +20,11 @@ from rich.table import Table
 from core.bundle import Bundle
 from core.engine import Engine
 from core.types import Failure
-from pipeline import archive
-from pipeline.stage import StageError, told
+from pipeline import params as params_file
+from pipeline.gate import test_images
+from pipeline.params import Unzip
+from pipeline.stage import StageError, console, shown, told
+from pipeline.unzip import IMAGES, unzip
 
 MAX_PIXELS = 100_000_000
 
@@ -48,20 +53,27 @@ class Report:
         return self.counts[label, label] / sum(self.counts[label, answer] for answer in self.labels)
 
 
-def report(bundle: Bundle, data: Path) -> Report:
-    """Classify the test images of a zip; raises `StageError` if it or one image cannot be used."""
+def report(bundle: Bundle, data: Path, params: Unzip) -> Report:
+    """Classify the test images of a zip; raises `StageError` if it cannot be used.
+
+    A file that is no image is left out and named, as `preprocess` does.
+    """
     counts: Counter[tuple[str, str]] = Counter()
     workers = os.cpu_count() or 1
-    with archive.opened(data) as zip_file, Engine(bundle, workers, MAX_PIXELS) as engine:
-        entries = [entry for entry in archive.images(zip_file) if entry.split == "test"]
-        _check_labels(bundle, {entry.label for entry in entries}, data)
-        for start in range(0, len(entries), _CHUNK):
-            chunk = entries[start : start + _CHUNK]
-            outcomes = engine.classify([zip_file.read(entry.info) for entry in chunk])
-            for entry, outcome in zip(chunk, outcomes, strict=True):
+    with tempfile.TemporaryDirectory() as name, Engine(bundle, workers, MAX_PIXELS) as engine:
+        root = Path(name)
+        unzip(replace(params, archive=str(data.absolute())), root)
+        images = test_images(root)
+        _check_labels(bundle, {image.label for image in images}, data)
+        for start in range(0, len(images), _CHUNK):
+            chunk = images[start : start + _CHUNK]
+            outcomes = engine.classify([image.path.read_bytes() for image in chunk])
+            for image, outcome in zip(chunk, outcomes, strict=True):
                 if isinstance(outcome, Failure):
-                    raise StageError(f"{data}: {entry.info.filename}: {outcome.detail}")
-                counts[entry.label, outcome.label] += 1
+                    path = shown(str(image.path.relative_to(root / IMAGES)))
+                    console.print(f"left out: {path}: {outcome.detail}", markup=False)
+                else:
+                    counts[image.label, outcome.label] += 1
     return Report(bundle.labels, counts)
 
 
@@ -98,7 +110,8 @@ def main(words: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(words)
     with told():
         bundle = Bundle.load(chosen.bundle)
-        show(report(bundle, chosen.data), bundle, Console(highlight=False, width=10_000))
+        measured = report(bundle, chosen.data, params_file.read().unzip)
+        show(measured, bundle, Console(highlight=False, width=10_000))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def track(
         "git_revision": lineage.git_revision(root) or "none",
         "archive": Path(params.unzip.archive).name,
     } | {f"env.{name}": value for name, value in lineage.environment().items()}
+    common[_KEY] = key
+    _end_killed(client, experiment, key)
     parent = client.create_run(experiment, run_name=PARENT, tags=common)
     ids = {}
     for variant in trained:
@@ -66,7 +68,6 @@ def track(
             **common,
             "prepared_md5": lineage.dvc_md5(root / prepared(variant.prepared)),
             "mlflow.parentRunId": parent.info.run_id,
-            _KEY: key,
         }
         run = client.create_run(experiment, run_name=variant.name, tags=tags)
         _log_variant(client, run.info.run_id, root, variant, labels, truths[variant.prepared])
@@ -154,6 +155,13 @@ def _finished(client: MlflowClient, experiment: str, key: str, chosen: str) -> s
 def _is_whole(client: MlflowClient, run: Run) -> bool:
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     return bool(parent.info.status == "FINISHED")
+
+
+def _end_killed(client: MlflowClient, experiment: str, key: str) -> None:
+    """What a killed selection has left would seem to be running for ever."""
+    where = f"tags.`{_KEY}` = '{key}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment], where):
+        client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _log_variant(

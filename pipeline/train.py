@@ -47,6 +47,7 @@ def train(params: Train, name: str, root: Path = Path()) -> None:
         prepared=params.recipe,
         recipe=recipe,
         epochs=fitted.history,
+        chosen=fit.best(fitted.history),
         seconds=fitted.seconds,
         shown=_shown(params.variants[name]),
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core.recipe import Recipe
 from pipeline import onnx_file
 from pipeline.dataset import Split
-from pipeline.fit import Epoch, best, logits_of
+from pipeline.fit import Epoch, logits_of
 from pipeline.metrics import accuracy
 from pipeline.networks import Classifier, multiply_adds
 from pipeline.params import Params
@@ -98,11 +98,11 @@ def write(  # noqa: PLR0913 - a finished training is these things
     prepared: str,
     recipe: Recipe,
     epochs: list[Epoch],
+    chosen: Epoch,
     seconds: float,
     shown: Mapping[str, object],
 ) -> Variant:
-    """Write all files of a variant that has been trained."""
-    chosen = best(epochs)
+    """Write all files of a variant that has been trained; `model` is that of the epoch `chosen`."""
     logits = logits_of(model, valid.images).numpy()
     variant = Variant(
         name=name,
@@ -110,7 +110,7 @@ def write(  # noqa: PLR0913 - a finished training is these things
         recipe=recipe,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=multiply_adds(model, recipe.size_px),
-        epochs=len(epochs),
+        epochs=epochs[-1].epoch,
         best_epoch=chosen.epoch,
         train_accuracy=chosen.train_accuracy,
         validation_accuracy=accuracy(valid.indices, logits.argmax(axis=1)),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.types import Scores
+from pipeline.metrics import calibration_error
 from pipeline.params import Gate
 
 Words = NDArray[np.str_]  # (N,), a label per image
@@ -139,15 +140,8 @@ def measure(answers: Answers, truth: Words) -> Figures:
         accuracy=float(right.mean()),
         macro_recall=float(np.mean(list(recalls.values()))),
         recalls=recalls,
-        ece=calibration_error(answers.confidences, right),
+        ece=calibration_error(answers.confidences, right, _BINS),
     )
-
-
-def calibration_error(confidences: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error: how far confidence is from the share of right answers, 0..1."""
-    bins = np.minimum((confidences * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=confidences - right, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(right))
 
 
 # --- champion against challenger -------------------------------------------------------------

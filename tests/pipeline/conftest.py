@@ -115,8 +115,14 @@ Killed = Callable[..., None]
 def killed(small: Params, repository: Path) -> Killed:
     """`killed(stage, root, is_underway)`: start a stage and kill -9 it as soon as that is so."""
 
-    def killed(stage: str, root: Path, is_underway: Callable[[], bool], *words: str) -> None:
-        (root / "params.yaml").write_text(yaml.safe_dump(params_file.to_dict(small)))
+    def killed(
+        stage: str,
+        root: Path,
+        is_underway: Callable[[], bool],
+        *words: str,
+        params: Params = small,
+    ) -> None:
+        (root / "params.yaml").write_text(yaml.safe_dump(params_file.to_dict(params)))
         environ = os.environ | {"PYTHONPATH": str(repository)}
         command = [sys.executable, "-m", f"pipeline.{stage}", *words]
         process = subprocess.Popen(command, cwd=root, env=environ)

@@ -7,8 +7,9 @@ import pytest
 
 from core.bundle import Bundle
 from core.classify import softmax
-from pipeline.calibrate import calibration_error, fitted_temperature, mean_loss, reliability
+from pipeline.calibrate import fitted_temperature, mean_loss
 from pipeline.export import CANDIDATE
+from pipeline.metrics import calibration_error, reliability
 
 from .conftest import Run
 
@@ -27,23 +28,31 @@ def test_the_temperature_that_made_the_truth_is_found(temperature: float) -> Non
     logits, truth = drawn(temperature)
     found = fitted_temperature(logits, truth)
     assert found == pytest.approx(temperature, rel=0.05)
-    assert calibration_error(softmax(logits, found), truth, 15) < 0.015
-    assert mean_loss(logits, truth, found) <= mean_loss(logits, truth, 1.0)
+    scores = softmax(logits, found)
+    assert calibration_error(scores.max(1), scores.argmax(1) == truth, 15) < 0.015
+    assert mean_loss(logits, truth, found) <= mean_loss(logits, truth, 1.0) + 1e-6
 
 
 def test_the_calibration_error_is_that_of_a_count_by_hand() -> None:
-    scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]], dtype=np.float32)
-    truth = np.array([0, 1, 0, 1])
+    confidences = np.array([0.9, 0.9, 0.6, 0.6], dtype=np.float32)
+    right = np.array([True, False, True, True])
     # 0.9 sure and half right, twice; 0.6 sure and right, twice.
-    assert calibration_error(scores, truth, 10) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
-    assert [one.images for one in reliability(scores, truth, 10)] == [2, 2]
+    expected = (2 * 0.4 + 2 * 0.4) / 4
+    assert calibration_error(confidences, right, 10) == pytest.approx(expected)
+    assert [one.images for one in reliability(confidences, right, 10)] == [2, 2]
+    assert calibration_error(np.ones(4, dtype=np.float32), np.ones(4, dtype=bool), 15) == 0.0
 
 
-def test_a_model_that_is_always_right_and_sure_stays_finite() -> None:
-    logits = np.array([[50.0, 0.0]] * 10, dtype=np.float32)
-    truth = np.zeros(10, dtype=np.int64)
-    assert 0.04 < fitted_temperature(logits, truth) < 20
-    assert calibration_error(softmax(logits), truth, 15) == pytest.approx(0)
+@pytest.mark.parametrize("images", [10, 500])
+def test_a_model_that_was_always_right_is_as_sure_as_so_many_images_allow(images: int) -> None:
+    chance = np.random.default_rng(7)
+    truth = chance.integers(0, 3, images)
+    logits = chance.normal(0, 0.5, (images, 3)).astype(np.float32)
+    logits[np.arange(images), truth] += 8
+    assert (logits.argmax(1) == truth).all()
+    confidence = softmax(logits, fitted_temperature(logits, truth)).max(1).mean()
+    assert confidence == pytest.approx((images + 1) / (images + 2), abs=0.02)
+    assert confidence < 1 - 0.5 / images
 
 
 def test_the_bundle_has_the_temperature_that_was_fitted(run: Run) -> None:

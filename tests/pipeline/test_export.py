@@ -1,5 +1,6 @@
 """The bundle answers as the checkpoint does, says where it came from, and names no machine."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,7 @@ from core.classify import softmax
 from core.statistics import KINDS, Reference
 from pipeline import calibrate, export, lineage, tracking, variants
 from pipeline.dataset import MANIFEST, read_split
-from pipeline.export import CANDIDATE, METRICS, load, parity
+from pipeline.export import ANSWERS, CANDIDATE, METRICS, load, parity
 from pipeline.fit import logits_of
 from pipeline.metrics import confusion
 from pipeline.params import Params
@@ -164,10 +165,11 @@ def test_the_metrics_are_those_of_the_bundle(run: Run) -> None:
     assert set(manifest.metrics) >= {"validation_accuracy", "test_accuracy", "ece", "macro_recall"}
     assert manifest.metrics == {key: metrics[key] for key in manifest.metrics}
     assert manifest.metrics["validation_accuracy"] == chosen(run).validation_accuracy
-    table = metrics["confusion"]
-    right = sum(table[label][label] for label in manifest.labels)
-    assert sum(sum(row.values()) for row in table.values()) == metrics["images"] == 16
-    assert right / 16 == metrics["test_accuracy"]
+    with (run.root / ANSWERS).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == metrics["images"] == 16
+    assert {row["true"] for row in rows} == set(manifest.labels)
+    assert sum(row["true"] == row["answered"] for row in rows) / 16 == metrics["test_accuracy"]
 
 
 def test_the_table_has_a_row_for_every_variant_and_marks_the_chosen_one(run: Run) -> None:

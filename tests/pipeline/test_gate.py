@@ -10,6 +10,7 @@ import pytest
 
 from core import bundle
 from core.recipe import Recipe
+from pipeline import gate as gates
 from pipeline import params as params_file
 from pipeline.gate import gate
 from pipeline.params import Gate
@@ -113,6 +114,16 @@ def test_an_image_that_cannot_be_read_is_left_out(
 ) -> None:
     (top / "data/images/test/red/broken.png").write_bytes(b"no image")
     assert gate(limits, make("red", "green", "blue"), None, top).challenger.images == 36
+
+
+def test_an_image_that_preprocess_could_not_use_is_left_out(top: Path) -> None:
+    """Such as one of more pixels than `preprocess.max_pixels`, which the gate could decode."""
+    folder = top / "data/preprocessed/small"
+    folder.mkdir(parents=True)
+    (folder / "unreadable.csv").write_text("path,sha256,reason\ntest/red/03.png,0,too large\n")
+    names = {image.path.name for image in gates.test_images(top) if image.label == "red"}
+    assert len(names) == 11
+    assert "03.png" not in names
 
 
 def test_strangers_names_are_text_in_the_report(

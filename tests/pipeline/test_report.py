@@ -1,5 +1,6 @@
 """The figure that we name for the starter is the figure that serving's own path measures."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,18 +11,20 @@ from pathlib import Path
 import pytest
 
 from core.bundle import Bundle
-from pipeline import params
+from pipeline import gate, params
 from pipeline.export import CANDIDATE
 from pipeline.fashion5 import FASHION5_SHA256
 from pipeline.report import Report, main, report
 from pipeline.stage import StageError
+from pipeline.unzip import unzip
 
 from .conftest import Run
 
 
 def test_the_starter_is_as_good_as_it_says(repository: Path) -> None:
     starter = Bundle.load(repository / "models/starter")
-    measured = report(starter, repository / "data/fashion5.zip")
+    limits = params.read(repository / "params.yaml").unzip
+    measured = report(starter, repository / "data/fashion5.zip", limits)
     assert measured.images == 500
     assert measured.accuracy == starter.manifest.metrics["test_accuracy"]
     assert measured.accuracy >= 0.93
@@ -37,7 +40,7 @@ def test_the_starter_is_small_and_made_of_what_is_committed(repository: Path) ->
 
 def test_a_bundle_is_as_good_as_export_said(run: Run) -> None:
     bundle = Bundle.load(run.root / CANDIDATE)
-    measured = report(bundle, run.root / run.params.unzip.archive)
+    measured = report(bundle, run.root / run.params.unzip.archive, run.params.unzip)
     assert measured.accuracy == bundle.manifest.metrics["test_accuracy"]
 
 
@@ -64,15 +67,31 @@ def test_a_zip_of_other_classes_is_refused(
 ) -> None:
     other = zipped(tmp_path / "o.zip", {n.replace("disc", "ring"): d for n, d in members.items()})
     with pytest.raises(StageError, match="has the classes ring, square; the bundle knows disc"):
-        report(Bundle.load(run.root / CANDIDATE), other)
+        report(Bundle.load(run.root / CANDIDATE), other, run.params.unzip)
 
 
-def test_an_unreadable_test_image_is_named(
+def test_an_unreadable_test_image_is_named_and_left_out(
+    run: Run, tmp_path: Path, members: dict[str, bytes], zipped: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    broken = zipped(tmp_path / "b.zip", members | {"test/disc/broken.png": b"\x89PNG"})
+    assert report(Bundle.load(run.root / CANDIDATE), broken, run.params.unzip).images == 16
+    assert "left out: test/disc/broken.png: This PNG is damaged" in capsys.readouterr().err
+
+
+def test_of_a_zip_with_no_test_split_the_images_that_unzip_puts_aside_are_judged(
     run: Run, tmp_path: Path, members: dict[str, bytes], zipped: Callable[..., Path]
 ) -> None:
-    broken = zipped(tmp_path / "b.zip", members | {"test/disc/broken.png": b"\x89PNG"})
-    with pytest.raises(StageError, match=r"test/disc/broken\.png: .*damaged"):
-        report(Bundle.load(run.root / CANDIDATE), broken)
+    """The same as the gate's."""
+    alone = zipped(tmp_path / "a.zip", {n.partition("/")[2]: d for n, d in members.items()})
+    measured = report(Bundle.load(run.root / CANDIDATE), alone, run.params.unzip)
+    unzip(dataclasses.replace(run.params.unzip, archive="a.zip"), tmp_path)
+    judged = Counter(image.label for image in gate.test_images(tmp_path))
+    assert judged["disc"] > 3
+    for label in ("disc", "square"):
+        assert (
+            sum(n for (truth, _), n in measured.counts.items() if truth == label) == judged[label]
+        )
 
 
 def test_a_mistake_ends_with_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

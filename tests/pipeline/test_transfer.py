@@ -13,7 +13,7 @@ from torchvision import models
 
 from core.bundle import Bundle
 from core.engine import Engine
-from pipeline import backbone, embeddings, fit, imagenet
+from pipeline import backbone, embeddings, fit, imagenet, variants
 from pipeline.backbone import load
 from pipeline.dataset import read_split
 from pipeline.params import Backbone, Fit, Params
@@ -109,7 +109,22 @@ def test_the_whole_network_is_tuned_where_params_ask_for_it(
     transfer(dataclasses.replace(section.transfer, finetune=tune), "resnet18", tmp_path)
     frozen = torch.load(folder_of(trained, "resnet18") / "checkpoint.pt", weights_only=True)
     tuned = torch.load(folder_of(tmp_path, "resnet18") / "checkpoint.pt", weights_only=True)
-    assert not torch.equal(frozen["features.conv1.weight"], tuned["features.conv1.weight"])
+    same = torch.equal(frozen["features.conv1.weight"], tuned["features.conv1.weight"])
+    assert same is (Variant.read(folder_of(tmp_path, "resnet18")).best_epoch == 0)
+    rows = variants.history(tmp_path, "resnet18")
+    assert [row["epoch"] for row in rows] == [0, 1]
+
+
+def test_the_frozen_network_is_kept_where_tuning_makes_it_worse(
+    section: Params, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "data", tmp_path / "data")
+    wild = dataclasses.replace(rules(section.train, "cnn1"), epochs=1, learning_rate=10.0)
+    transfer(dataclasses.replace(section.transfer, finetune=wild), "resnet18", tmp_path)
+    before, after = (Variant.read(folder_of(root, "resnet18")) for root in (trained, tmp_path))
+    assert (after.best_epoch, after.epochs) == (0, 1)
+    assert after.validation_accuracy == before.validation_accuracy
+    assert contents(tmp_path)["checkpoint.pt"] == contents(trained)["checkpoint.pt"]
 
 
 def test_efficientnet_lite0_is_the_network_that_its_weights_belong_to(small: Params) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import params as params_file
 from pipeline.params import Gate
-from pipeline.verdict import Answers, Cost, Verdict, calibration_error, judge
+from pipeline.verdict import Answers, Cost, Verdict, judge
 
 LABELS = ("bag", "dress", "shirt", "shoe", "sock")
 CHEAP = Cost(2.0, 150_000_000)
@@ -195,10 +195,3 @@ def test_the_worst_flips_come_first(limits: Gate) -> None:
     verdict = judge(champion, Answers(labels, surer.astype(np.float32)), truth, CHEAP, limits)
     assert [flip.image for flip in verdict.flips] == [1, 0, 2, 3]
     assert (verdict.flips[0].champion, verdict.flips[0].challenger) == ("bag", "shoe")
-
-
-def test_the_calibration_error_is_the_gap_between_confidence_and_truth() -> None:
-    sure = np.array([0.9] * 10, dtype=np.float32)
-    assert calibration_error(sure, np.arange(10) < 9) == pytest.approx(0.0, abs=1e-6)
-    assert calibration_error(sure, np.arange(10) < 4) == pytest.approx(0.5, abs=1e-6)
-    assert calibration_error(np.ones(4, dtype=np.float32), np.ones(4, dtype=bool)) == 0.0
