@@ -2,6 +2,7 @@
 
 import shutil
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,9 +81,12 @@ def test_when_nobody_can_tell_that_events_do_not_come_the_rescan_finds_every_fil
     monkeypatch.setattr(Canary, "step", lambda *_: None)
     watcher = watch(reconcile_s=1, heartbeat_s=0)
     until(lambda: examine(watcher.checks()).is_ok, "it runs", 60)
+    (home / "inbox" / "first.png").write_bytes(paint("red"))
+    until(lambda: len(rows()) == 1, "it works", 60)
+    time.sleep(2)  # then it rests, and only a rescan can find more
     for number in range(20):
         (home / "inbox" / f"{number}.png").write_bytes(paint("blue", (20 + number, 9)))
-    until(lambda: len(rows()) == 20, "all files are found", 30)
+    until(lambda: len(rows()) == 21, "all files are found", 30)
     assert mode(metrics) == "native"
 
 
