@@ -200,10 +200,10 @@ def test_only_what_has_changed_runs_again_and_dvc_tells_what_came_of_it(
     assert not [name for name in changed if name.endswith((".npy", ".onnx", ".pt"))]
 
     shown = dvc("exp", "show", "--csv", "--only-changed")
-    head, *_, row = csv.DictReader(io.StringIO(shown))
-    assert row["Experiment"] == "faster"
-    assert row["train.variants.cnn1.learning_rate"] == "0.02"
-    assert head["train.variants.cnn1.learning_rate"] == "0.01"
+    _workspace, before, after = csv.DictReader(io.StringIO(shown))
+    assert after["Experiment"] == "faster"
+    assert after["train.variants.cnn1.learning_rate"] == "0.02"
+    assert before["train.variants.cnn1.learning_rate"] == "0.01"
     compared = json.loads(dvc("metrics", "diff", "--json"))
     assert "validation_loss" in compared["metrics/train/cnn1.json"]
     dvc("plots", "diff", "HEAD", "--out", str(trained / "plots"))
