@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from torchvision import models
 
 from core.bundle import Bundle
-from mlflow import MlflowClient
 from pipeline import calibrate, export, select
 from pipeline.export import CANDIDATE
 from pipeline.params import Backbone, Params
