@@ -24,14 +24,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     PIP_CONSTRAINT=requirements/build.txt /opt/pigeonhole/bin/pip install --no-deps . \
     && /opt/pigeonhole/bin/pip uninstall --yes pip setuptools
 
-# --- training: torch, DVC, MLflow; works on a checkout that is mounted at /work ---
+# --- training: torch, DVC, MLflow; works on a checkout that is mounted at /checkout ---
 FROM ${PYTHON_IMAGE} AS train
 # Its version is the Debian release's; git is what DVC and the lineage of a model ask.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/* \
-    && git config --system --add safe.directory /work \
+    && git config --system --add safe.directory /checkout \
     && install --directory --mode=1777 /mlflow /data
 WORKDIR /build
 COPY requirements/all.txt requirements/
@@ -44,7 +44,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV PATH=/opt/pigeonhole/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp \
     MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 DVC_SITE_CACHE_DIR=/tmp/dvc USER=pigeonhole
 USER 10001:10001
-WORKDIR /work
+WORKDIR /checkout
 ENTRYPOINT []
 CMD ["pigeonhole", "train"]
 

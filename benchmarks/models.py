@@ -20,8 +20,6 @@ MEANING = {
     "efflite0": "a network of EfficientNet-Lite0's size, 224 px",
     "efflite0-int8": "the same with int8 weights, as a bundle has them whose export allowed it",
 }
-
-
 _RECIPE = Recipe(224, (127 / 255,) * 3, (128 / 255,) * 3)
 
 

@@ -10,15 +10,13 @@ import re
 
 _LOOKS_WRITTEN = re.compile(r"\\(?=x[0-9a-f]{2})")
 _WRITTEN = re.compile(rb"\\x([0-9a-f]{2})")
-_IS_PLAIN = re.compile(
-    r"[\x01-\x5b\x5d-\x7f]*"
-).fullmatch  # ASCII with no backslash, as nearly all are
+_PLAIN = re.compile(r"[\x01-\x5b\x5d-\x7f]*")  # ASCII with no backslash, as nearly all names are
 _NO_TEXT = re.compile("[\0\udc80-\udcff]")  # NUL, and what `os.fsdecode` makes of other bytes
 
 
 def written(name: str) -> str:
     r"""Text for a name or path as the file system has it (`os.fsdecode`); `b"\xff"` is `\xff`."""
-    if _IS_PLAIN(name):
+    if _PLAIN.fullmatch(name):
         return name
     text = _LOOKS_WRITTEN.sub(r"\\x5c", name)
     text = _NO_TEXT.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)

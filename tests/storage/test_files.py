@@ -23,6 +23,7 @@ from storage.files import (
     label_folder,
     make_folder,
     put,
+    put_at_once,
     put_reason,
     read_once,
     reason_path,
@@ -197,6 +198,40 @@ def test_a_repeated_put_finds_its_own_link(drop: Drop, kept: Path) -> None:
     assert remove(path, seen)
     assert put(path, seen, kept, TAG, SHA) == first
     assert names(kept) == ["a.jpg"]
+
+
+def test_a_file_with_no_other_name_is_put_at_once(drop: Drop, kept: Path) -> None:
+    make_folder(kept)
+    path = drop()
+
+    assert put_at_once(str(path), stamp(path), str(kept / "a.jpg"))
+    assert (kept / "a.jpg").samefile(path)
+
+
+@pytest.mark.parametrize(
+    "case", ["no folder", "taken", "taken by itself", "linked before", "newer", "gone", "a reason"]
+)
+def test_every_other_case_is_left_as_it_was(case: str, drop: Drop, kept: Path) -> None:
+    """`put` decides those: with a second link of our own, one file would be filed twice."""
+    if case != "no folder":
+        make_folder(kept)
+    name = "a.jpg.reason.json" if case == "a reason" else "a.jpg"
+    path = drop(name)
+    seen = stamp(path)
+    if case == "taken":
+        (kept / name).write_bytes(b"somebody else's")
+    elif case == "taken by itself":
+        os.link(path, kept / name)
+    elif case == "linked before":
+        os.link(path, kept / f"a-{TAG}.jpg")
+    elif case == "newer":
+        path.write_bytes(b"other bytes under the same name")
+    elif case == "gone":
+        path.unlink()
+    before = {each: stamp(each) for each in kept.glob("*")}
+
+    assert not put_at_once(str(path), seen, str(kept / name))
+    assert {each: stamp(each) for each in kept.glob("*")} == before
 
 
 def test_a_taken_name_is_left_alone(drop: Drop, kept: Path) -> None:
