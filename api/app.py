@@ -186,7 +186,7 @@ def _open(settings: Settings, stack: ExitStack) -> Parts:
     view.compile_templates()
     store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
     stack.enter_context(closing(store))
-    bundle = Bundle.load(locate(settings.home), settings.provider)
+    bundle = Bundle.load(locate(settings.home), settings.provider, cores=settings.workers)
     metrics = Metrics()
     metrics.model_loaded(bundle.manifest)
     metrics.watch_disk(settings.home)

@@ -7,7 +7,6 @@ import time
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from api.parts import Given, Parts
 from api.problems import ProblemError
+from api.recorder import Upload
 
 FRAMING_BYTES = 64 * 1024  # what a form may weigh beside its file
 MAX_FILES = 32  # in one form
@@ -30,17 +30,6 @@ _FALLBACK_NAME = "upload"
 _MAX_FIELDS = 20  # beside the file; ignored
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control, half a surrogate, line and paragraph ends
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # gpj.exe as exe.jpg
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One file of a form. `started_s` is the monotonic clock when the last byte was here."""
-
-    data: bytes
-    filename: str
-    is_called_image: bool
-    received_at: datetime
-    started_s: float
 
 
 async def _upload(request: Request, parts: Given) -> AsyncIterator[Upload]:

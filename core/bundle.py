@@ -80,10 +80,16 @@ class _Files(NamedTuple):
 class Bundle:
     """A model that is loaded, checked and warmed up. Safe to use from many threads at once."""
 
-    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: onnxruntime.InferenceSession,
+        wide: onnxruntime.InferenceSession | None = None,
+    ) -> None:
         self.manifest = manifest
         self.ref = ModelRef(manifest.name, manifest.version)
         self._session = session
+        self._wide = wide or session  # the same model with more threads
         self._input = session.get_inputs()[0].name
 
     @property
@@ -97,21 +103,37 @@ class Bundle:
         return self.manifest.recipe
 
     @classmethod
-    def load(cls, folder: Path, provider: Provider = "cpu", *, is_reference: bool = False) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        provider: Provider = "cpu",
+        *,
+        is_reference: bool = False,
+        cores: int = 1,
+    ) -> Self:
         """Open a bundle; raises `BundleError` when it is incomplete, altered or does not run.
 
         `provider`: what the model runs on; raises `SettingsError` where that is not installed. A
         CPU runs the int8 weights of a bundle that has them, or with `is_reference` the fp32 ones.
+        `cores`: what `on_all_cores` may use; above 1 a CPU has the weights in memory twice.
         """
         manifest, weights, int8_weights = _read(folder)
         if int8_weights is not None and provider == "cpu" and not is_reference:
             weights = int8_weights
         try:
-            bundle = cls(manifest, _session(weights, provider))
+            has_wide = provider == "cpu" and cores > 1
+            bundle = cls(
+                manifest,
+                _session(weights, provider),
+                _session(weights, provider, threads=cores) if has_wide else None,
+            )
             size = manifest.recipe.size_px
             # Two images: a model that was exported for batches of one fails here, not under load.
+            black = np.zeros((2, size, size, 3), dtype=np.uint8)
             with np.errstate(all="ignore"):
-                scores = bundle.scores(np.zeros((2, size, size, 3), dtype=np.uint8))
+                scores = bundle.scores(black)
+                if has_wide:
+                    bundle.scores(black[:1], on_all_cores=True)
         except SettingsError:
             raise
         except Exception as error:  # the runtime's errors have no common base
@@ -127,9 +149,13 @@ class Bundle:
             )
         return bundle
 
-    def scores(self, images: Batch) -> Scores:
-        """(N, S, S, 3) uint8 to (N, C) calibrated scores, on the calling thread."""
-        (logits,) = self._session.run(None, {self._input: images})
+    def scores(self, images: Batch, *, on_all_cores: bool = False) -> Scores:
+        """(N, S, S, 3) uint8 to (N, C) calibrated scores.
+
+        On the calling thread alone; `on_all_cores` is sooner ready when nobody else needs them.
+        """
+        session = self._wide if on_all_cores else self._session
+        (logits,) = session.run(None, {self._input: images})
         return softmax(logits, self.manifest.temperature)
 
 
@@ -310,13 +336,13 @@ def _check_temperature(temperature: float) -> None:
         raise BundleError(f"the temperature of a model is above 0, not {temperature}")
 
 
-def _session(weights: bytes, provider: Provider) -> onnxruntime.InferenceSession:
+def _session(weights: bytes, provider: Provider, threads: int = 1) -> onnxruntime.InferenceSession:
     if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
         raise SettingsError(_not_here(provider))
     options = onnxruntime.SessionOptions()
     # Each engine worker runs on its own thread: two workers of one thread beat one of two by
-    # 13-66 %.
-    options.intra_op_num_threads = 1
+    # 13-66 %. Only an image that is alone is sooner ready with more.
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3

@@ -85,7 +85,7 @@ class Follower:
 
     def _follow(self, folder: Path) -> None:
         if read_manifest(folder).version != self._engine.bundle.ref.version:
-            bundle = Bundle.load(folder, self._provider)
+            bundle = Bundle.load(folder, self._provider, cores=self._engine.workers)
             before = self._engine.bundle.ref.version
             self._engine.replace(bundle)
             self._listener.model_loaded(bundle.manifest)

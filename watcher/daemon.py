@@ -63,7 +63,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
         store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
         opened.callback(store.close)
         metrics = Metrics()
-        bundle = Bundle.load(locate(settings.home), settings.provider)
+        bundle = Bundle.load(locate(settings.home), settings.provider, cores=settings.workers)
         metrics.model_loaded(bundle.manifest)
         metrics.watch_disk(settings.home)
         metrics.watch_quality(store.database, settings.audit_share)

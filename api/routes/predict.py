@@ -16,9 +16,10 @@ from api.conditional import ETAG, etag_of
 from api.parts import Given, Parts
 from api.predictions import Answer
 from api.problems import CATALOG, ProblemError, responses
+from api.recorder import Upload
 from api.schemas import Batch, PredictQuery
 from api.schemas import Result as ResultSchema
-from api.uploads import Sent, SentTogether, Upload
+from api.uploads import Sent, SentTogether
 from storage import repeats
 
 router = v1_router("predict")
@@ -171,9 +172,7 @@ async def _once(
     database = parts.store.database
     whose = request.headers.get("x-api-key", "")
     key_sha256 = repeats.fingerprint(whose, key)
-    contents = [
-        word for upload in uploads for word in (upload.filename, predictions.sha256(upload))
-    ]
+    contents = [word for upload in uploads for word in (upload.filename, upload.image.sha256)]
     asked = repeats.fingerprint(request.url.path, request.url.query, *contents)
     now = datetime.now(UTC)
     claimed = await run_in_threadpool(repeats.claim, database, key_sha256, asked, now)

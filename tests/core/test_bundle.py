@@ -43,6 +43,13 @@ def change_and_sign(folder: Path, **values: object) -> None:
 # Reading
 
 
+def test_all_cores_give_the_same_scores(rgb_bundle: Path) -> None:
+    model = Bundle.load(rgb_bundle, cores=2)
+    image = np.random.default_rng(7).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+
+    assert model.scores(image, on_all_cores=True) == pytest.approx(model.scores(image), abs=1e-6)
+
+
 def test_a_bundle_names_the_brightest_channel(rgb_bundle: Path) -> None:
     model = Bundle.load(rgb_bundle)
     images = np.zeros((3, 8, 8, 3), dtype=np.uint8)

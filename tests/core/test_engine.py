@@ -15,7 +15,7 @@ from core.bundle import Bundle, Manifest
 from core.engine import MAX_FORWARD, Engine
 from core.errors import EngineBusyError
 from core.recipe import Recipe
-from core.types import Batch, Failure, Outcome, Prediction, Scores
+from core.types import Batch, Failure, ModelRef, Outcome, Prediction, Scores
 
 Paint = Callable[..., bytes]
 COLORS = ("red", "lime", "blue")  # Pillow's "green" is only half bright
@@ -26,8 +26,14 @@ MAX_PIXELS = 1_000_000
 class Gated(Bundle):
     """A real bundle whose forward pass waits at a gate, and which stumbles over black images."""
 
-    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
-        super().__init__(manifest, session)
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: onnxruntime.InferenceSession,
+        wide: onnxruntime.InferenceSession | None = None,
+    ) -> None:
+        super().__init__(manifest, session, wide)
+        self.alone: list[bool] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -37,13 +43,15 @@ class Gated(Bundle):
         self.gate.clear()
         self.entered.clear()
         self.stumbles = True
+        self.alone.clear()
 
-    def scores(self, images: Batch) -> Scores:
+    def scores(self, images: Batch, *, on_all_cores: bool = False) -> Scores:
+        self.alone.append(on_all_cores)
         self.entered.set()
         self.gate.wait()
         if self.stumbles and not images.reshape(len(images), -1).any(axis=1).all():
             raise ZeroDivisionError("black")
-        return super().scores(images)
+        return super().scores(images, on_all_cores=on_all_cores)
 
 
 class Notebook:
@@ -206,6 +214,56 @@ def test_images_that_wait_together_are_classified_together(gated: Gated, paint: 
     assert notebook.batches == [1, MAX_FORWARD, 1]
     assert label(first.result()) == "red"
     assert {label(future.result()) for future in waiting} == {"blue"}
+
+
+def test_an_image_that_is_alone_gets_all_cores_and_nobody_else_does(
+    gated: Gated, paint: Paint
+) -> None:
+    with Engine(gated, 2, MAX_PIXELS) as engine:
+        first = occupy(engine, gated, paint("red"))
+        gated.entered.clear()
+        second = occupy(engine, gated, paint("red"))
+        waiting = [engine.submit(paint("blue")) for _ in range(3)]
+        gated.gate.set()
+        outcomes = [future.result() for future in (first, second, *waiting)]
+        engine.submit(paint("blue")).result()
+
+    assert [label(outcome) for outcome in outcomes] == ["red", "red", "blue", "blue", "blue"]
+    assert gated.alone[0]
+    assert not any(gated.alone[1:3])  # somebody was at work, and then several waited
+
+
+def test_what_is_recalled_costs_no_forward_pass(model: Bundle, paint: Paint) -> None:
+    notebook = Notebook()
+    with Engine(model, 1, MAX_PIXELS, observer=notebook) as engine:
+        outcome = engine.submit(paint("red")).result()
+        asked: list[ModelRef] = []
+
+        def recall(ref: ModelRef) -> Outcome:
+            asked.append(ref)
+            return outcome
+
+        again = engine.submit(b"not even an image", recall).result()
+        fresh = engine.submit(paint("blue"), lambda _: None).result()
+
+    assert again is outcome
+    assert asked == [model.ref]
+    assert label(fresh) == "blue"
+    assert notebook.batches == [1, 1]
+
+
+def test_a_recall_that_fails_harms_nobody_else(gated: Gated, paint: Paint) -> None:
+    def broken(_: ModelRef) -> Outcome | None:
+        raise LookupError("no database")
+
+    with Engine(gated, 1, MAX_PIXELS) as engine:
+        running = occupy(engine, gated, paint("red"))
+        lost, good = engine.submit(paint("red"), broken), engine.submit(paint("blue"))
+        gated.gate.set()
+
+        with pytest.raises(LookupError, match="no database"):
+            lost.result()
+        assert [label(future.result()) for future in (running, good)] == ["red", "blue"]
 
 
 def test_more_images_than_the_bound_are_turned_away_and_the_others_are_not(
