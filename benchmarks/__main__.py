@@ -46,7 +46,7 @@ def main() -> None:
     fp32 = [model for model in models if not model.is_int8]
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "a": lambda: folder(models, photos.files, quick=given.quick),
-        "b": lambda: serving(fp32, photos.files, cache, quick=given.quick),
+        "b": lambda: serving(models, photos.files, cache, quick=given.quick),
         "c": lambda: startup(quick=given.quick),
         "d": lambda: latency(fp32, photos.files, cache, quick=given.quick),
         "e": lambda: scale(models[0], quick=given.quick),

@@ -13,8 +13,8 @@ from core import bundle
 from core.image import preprocess
 from core.recipe import Recipe
 
-_INT8 = "-int8"
-NAMES = ("cnn", "efflite0", f"efflite0{_INT8}")
+INT8 = "-int8"
+NAMES = ("cnn", "efflite0", f"efflite0{INT8}")
 MEANING = {
     "cnn": "the mission's CNN, 224 px",
     "efflite0": "a network of EfficientNet-Lite0's size, 224 px",
@@ -33,12 +33,12 @@ class Model(NamedTuple):
     @property
     def network(self) -> str:
         """Its name in `networks`."""
-        return self.name.removesuffix(_INT8)
+        return self.name.removesuffix(INT8)
 
     @property
     def is_int8(self) -> bool:
         """Whether ours answers in int8, and the peers in fp32."""
-        return self.name.endswith(_INT8)
+        return self.name.endswith(INT8)
 
     @property
     def graph(self) -> Path:
@@ -49,7 +49,7 @@ class Model(NamedTuple):
 def prepare(cache: Path) -> list[Model]:
     """Every model, made where it is missing: in a process of its own, for torch is large."""
     models = [
-        Model(name, cache / "models" / name, cache / "models" / f"{name.removesuffix(_INT8)}.pt")
+        Model(name, cache / "models" / name, cache / "models" / f"{name.removesuffix(INT8)}.pt")
         for name in NAMES
     ]
     for model in models:
@@ -60,7 +60,7 @@ def prepare(cache: Path) -> list[Model]:
 
 
 def _make(name: str, cache: Path) -> None:
-    if name.endswith(_INT8):
+    if name.endswith(INT8):
         _quantise(name, cache)
         return
     import torch  # noqa: PLC0415 - only the process that makes a model needs it
@@ -94,7 +94,7 @@ def _quantise(name: str, cache: Path) -> None:
     """The bundle of before, with the int8 weights that our own export makes of it."""
     from pipeline import int8  # noqa: PLC0415 - see `_make`
 
-    source = cache / "models" / name.removesuffix(_INT8)
+    source = cache / "models" / name.removesuffix(INT8)
     weights = (source / "model.onnx").read_bytes()
     images = [preprocess(data, _RECIPE, 10**8)[0] for data in photographs(64).files]
     bundle.write(

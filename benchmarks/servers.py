@@ -7,7 +7,7 @@ import sys
 import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -151,6 +151,9 @@ OURS = Server(
     None,
     "/readyz",
     "/v1/predict",
+)
+OURS_KEEPING_NOTHING = replace(
+    OURS, name="Pigeonhole, store=false", path=f"{OURS.path}?store=false"
 )
 PEERS = (
     Server("FastAPI", _uvicorn, None, "/health", "/predict"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks import client
 from benchmarks.measure import memory_mb, quantiles_ms, until_ready
 from benchmarks.models import Model
-from benchmarks.servers import OURS, PEERS, Server
+from benchmarks.servers import OURS, OURS_KEEPING_NOTHING, PEERS, Server
 
 CLIENTS = (1, 8, 32)
 
@@ -24,13 +24,17 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         """As the table has it."""
-        return self.server.name if self.server is OURS else f"{self.server.name}, {self.runtime}"
+        is_peer = self.server in PEERS
+        return f"{self.server.name}, {self.runtime}" if is_peer else self.server.name
 
 
-def cases(*, quick: bool) -> list[Case]:
-    """Ours; the peers with torch, as their users have them, and with our graph and runtime."""
-    ours = [Case(OURS, "onnx")]
-    if quick:
+def cases(model: Model, *, quick: bool) -> list[Case]:
+    """Ours, keeping the photo and keeping nothing, and the peers.
+
+    These with torch, as their users have them, and with our graph and runtime; none has int8.
+    """
+    ours = [Case(OURS, "onnx"), Case(OURS_KEEPING_NOTHING, "onnx")]
+    if quick or model.is_int8:
         return ours
     return ours + [Case(peer, runtime) for runtime in ("torch", "onnx") for peer in PEERS]
 
@@ -44,7 +48,7 @@ def serving(
     absent: dict[str, str] = {}
     for _ in range(rounds):
         for model in models:
-            for case in cases(quick=quick):
+            for case in cases(model, quick=quick):
                 if case.name in absent:
                     continue
                 try:
