@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.parts import parts_of
-from core.errors import PigeonholeError
+from core.errors import ModelError, PigeonholeError
 
 log = structlog.get_logger("api")
 
@@ -105,6 +105,11 @@ CATALOG = {
     "too_large": Kind(422, "The image needs too much memory", "Scale the image down."),
     "not_ready": Kind(503, "Not ready", "GET /readyz says why."),
     "busy": Kind(503, "Too much to do just now", "Wait as long as Retry-After says; ask again."),
+    "model_failed": Kind(
+        503,
+        "The model broke down",
+        "The log says why. `pigeonhole models rollback` takes the model of before.",
+    ),
     "database_unavailable": Kind(
         503, "The database does not answer", "Wait as long as Retry-After says; ask again."
     ),
@@ -234,6 +239,9 @@ def _translated(error: Exception) -> ProblemError:
     match error:
         case ProblemError():
             problem = error
+        case ModelError():
+            log.error("model_failed", reason=str(error))
+            problem = ProblemError("model_failed")
         case PigeonholeError() if error.code in CATALOG:
             problem = ProblemError(error.code, str(error))
         case HTTPException():

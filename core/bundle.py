@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 
 from core.classify import softmax
-from core.errors import BundleError, SettingsError
+from core.errors import BundleError, ModelError, SettingsError
 from core.recipe import Recipe
 from core.types import Batch, ModelRef, Provider, Scores
 
@@ -137,7 +137,8 @@ class Bundle:
         except SettingsError:
             raise
         except Exception as error:  # the runtime's errors have no common base
-            raise BundleError(f"{folder}: the model does not run ({error}). {_RETRAIN}") from error
+            why = error.__cause__ or error
+            raise BundleError(f"{folder}: the model does not run ({why}). {_RETRAIN}") from error
         if scores.shape != (2, len(manifest.labels)):
             raise BundleError(
                 f"{folder}: {len(manifest.labels)} labels, but the model answers {scores.shape} "
@@ -153,9 +154,16 @@ class Bundle:
         """(N, S, S, 3) uint8 to (N, C) calibrated scores.
 
         On the calling thread alone; `on_all_cores` is sooner ready when nobody else needs them.
+        Raises `ModelError`.
         """
         session = self._wide if on_all_cores else self._session
-        (logits,) = session.run(None, {self._input: images})
+        try:
+            (logits,) = session.run(None, {self._input: images})
+        except Exception as error:  # the runtime's errors have no common base
+            raise ModelError(
+                f"{self.ref.name} {self.ref.version} failed ({error}). Is there memory left? "
+                "`pigeonhole models rollback` takes the model of before."
+            ) from error
         return softmax(logits, self.manifest.temperature)
 
 

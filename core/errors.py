@@ -25,6 +25,12 @@ class BundleError(PigeonholeError):
     code = "bad_bundle"
 
 
+class ModelError(PigeonholeError):
+    """The model broke down over an image; it may answer the next one, or never again."""
+
+    code = "model_failed"
+
+
 class SettingsError(PigeonholeError):
     """A setting has a value that cannot work."""
 

@@ -134,6 +134,41 @@ def french_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def fragile_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It loads, for it answers black images, and breaks down over every other one."""
+    node, value, number = (
+        onnx.helper.make_node,
+        onnx.helper.make_tensor_value_info,
+        onnx.TensorProto,
+    )
+    graph = onnx.helper.make_graph(
+        [
+            node("Cast", ["images"], ["places"], to=number.INT64),
+            node("Gather", ["table", "places"], ["floats"], axis=0),  # a table of one place
+            node("ReduceMean", ["floats", "height_and_width"], ["logits"], keepdims=0),
+        ],
+        "breaks down",
+        [value("images", number.UINT8, ["N", 8, 8, 3])],
+        [value("logits", number.FLOAT, ["N", 3])],
+        [
+            onnx.helper.make_tensor("table", number.FLOAT, [1], [0.0]),
+            onnx.helper.make_tensor("height_and_width", number.INT64, [2], [1, 2]),
+        ],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    folder = tmp_path_factory.mktemp("bundles") / "fragile"
+    bundle.write(
+        folder,
+        name="fragile",
+        weights=model.SerializeToString(),
+        labels=["red", "green", "blue"],
+        recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def broken_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whole on disk, but its network has one answer less than it has labels."""
     folder = tmp_path_factory.mktemp("bundles") / "broken"

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.bundle import Bundle, locate
 from core.engine import Engine
-from core.errors import SettingsError, StoreError
+from core.errors import ModelError, SettingsError, StoreError
 from core.follow import Follower
 from core.settings import Settings
 from core.types import Stamp
@@ -50,7 +50,7 @@ _SUPERVISE_S = 1.0  # between looks at what wakes us, at the heartbeat and at th
 _WINDOW_FILES = 10_000  # of all that wait, so many are kept in mind
 _TURN_S = 5.0  # after so long with one listing, a new one is due
 _SCAN_SHARE = 10.0  # but listing must not take more than one part in ten
-_FAULTS = (DBAPIError, OSError, StoreError, PausedError)
+_FAULTS = (DBAPIError, OSError, StoreError, ModelError, PausedError)
 
 
 def run(settings: Settings, *, once: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""What keeps the watcher from working, in words: the disk, a folder, the database, the inbox.
+"""What keeps the watcher from working, in words: disk, folder, database, inbox, model.
 
 None of these loses anything. Work stops before the next claim, says why, and goes on by itself.
 """
@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sqlalchemy.exc import DBAPIError
 
-from core.errors import StoreError
+from core.errors import ModelError, StoreError
 
-Reason = Literal["user", "disk", "folder", "database", "inbox"]
-REASONS: tuple[Reason, ...] = ("user", "disk", "folder", "database", "inbox")
+Reason = Literal["user", "disk", "folder", "database", "inbox", "model"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _MIB = 1024**2
@@ -48,6 +48,8 @@ def of(error: Exception, inbox: Path) -> Fault:
         return _of_database(str(error.orig))
     if isinstance(error, StoreError):
         return Fault("database", str(error))
+    if isinstance(error, ModelError):
+        return Fault("model", str(error))
     if isinstance(error, OSError):
         return _of_system(error, inbox)
     raise error

@@ -85,7 +85,7 @@ _OF_INFERENCE = {
     **responses(
         "unauthorized", "scope_missing", "bad_parameter", "model_not_found", "bad_tensor",
         "body_too_large", "unsupported_format", "empty_file", "unreadable_image",
-        "too_many_pixels", "too_large", "busy",
+        "too_many_pixels", "too_large", "busy", "model_failed",
     ),
     200: {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

@@ -31,7 +31,7 @@ _LOCATION = {"Location": {"description": "the address of the result", "schema": 
 _STOPPED_BY = (
     "body_too_large", "not_multipart", "bad_parameter", "bad_multipart", "bad_digest",
     "idempotency_key_reused", "request_in_progress", "busy", "cannot_store",
-    "database_unavailable", "unauthorized", "scope_missing",
+    "model_failed", "database_unavailable", "unauthorized", "scope_missing",
 )  # fmt: skip
 _REFUSED_FOR = (
     "unsupported_format", "empty_file", "unreadable_image", "too_many_pixels", "too_large",

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.schemas import Result
+from core.bundle import Bundle
 from core.errors import EngineBusyError
 from core.settings import Settings
 from storage.results import ResultFilter
@@ -327,6 +328,23 @@ def test_a_hostile_file_name_is_only_text(
     new_files = {path for path in set(home.parent.rglob("*")) - files_before if path.is_file()}
     assert new_files == {home / answer.json()["path"]}
     assert re.fullmatch(r"uploads/[0-9-]{10}/[0-9a-f-]{36}\.png", answer.json()["path"])
+
+
+def test_a_model_that_breaks_down_is_said_and_nothing_is_kept(
+    client: TestClient, fragile_bundle: Path, home: Path, paint: Paint
+) -> None:
+    good = parts(client).engine.bundle
+    parts(client).engine.replace(Bundle.load(fragile_bundle))
+    for path in ("/v1/predict", "/v1/predict?store=false"):
+        answer = client.post(path, files={"file": ("a.png", paint("red"))})
+        assert (answer.status_code, answer.json()["code"]) == (503, "model_failed")
+        assert answer.headers["retry-after"]
+        assert "rollback" in answer.json()["detail"]
+    parts(client).engine.replace(good)
+
+    assert client.post("/v1/predict", files={"file": ("a.png", paint("red"))}).status_code == 201
+    assert parts(client).store.count() == 1
+    assert len([path for path in (home / "uploads").rglob("*") if path.is_file()]) == 1
 
 
 def test_a_full_queue_says_come_back_later(client: TestClient, paint: Paint) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from core import bundle
 from core.bundle import Bundle
-from core.errors import BundleError, SettingsError
+from core.errors import BundleError, ModelError, SettingsError
 from core.recipe import Recipe
 
 RECIPE = Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1))
@@ -313,6 +313,14 @@ def test_weights_that_are_no_model_are_refused_when_they_are_loaded(tmp_path: Pa
 
     with pytest.raises(BundleError, match="the model does not run"):
         Bundle.load(tmp_path / "b")
+
+
+def test_a_model_that_breaks_down_over_an_image_says_what_to_do(fragile_bundle: Path) -> None:
+    model = Bundle.load(fragile_bundle)
+
+    with pytest.raises(ModelError, match=r"fragile .* failed .*models rollback"):
+        model.scores(np.full((1, 8, 8, 3), 7, np.uint8))
+    assert model.scores(np.zeros((1, 8, 8, 3), np.uint8)) == pytest.approx(1 / 3)
 
 
 # Writing

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from core.bundle import Bundle
 from core.engine import Engine
-from core.errors import StoreError
+from core.errors import ModelError, StoreError
 from core.settings import Settings
 from monitoring.health import examine
 from monitoring.metrics import Metrics
@@ -134,6 +135,24 @@ def test_a_read_only_target_folder_pauses_the_work(
     until(lambda: all(row.path for row in rows()), "rows say where", 60)
     assert sorted(row.filename for row in rows()) == ["a.bmp", "b.bmp", "c.bmp"]
     assert len(visible(sorted_folder)) == 3
+
+
+def test_a_model_that_breaks_down_pauses_the_work_and_another_one_resumes_it(
+    watch: Watch, engine: Engine, fragile_bundle: Path, home: Path, metrics: Metrics,
+    rows: Rows, until: Until, paint: Paint,
+) -> None:  # fmt: skip
+    good = engine.bundle
+    engine.replace(Bundle.load(fragile_bundle))
+    watcher = watch(heartbeat_s=0)
+    sent = drop(home / "inbox", ["a.bmp", "b.bmp", "c.bmp"], paint)
+    until(lambda: reason_of(watcher) == "model", "it says that the model is to blame", 60)
+    assert is_paused(metrics, "model")
+    assert not rows()
+    engine.replace(good)  # as `pigeonhole models rollback` does
+    until(lambda: not visible(home / "inbox"), "it goes on by itself", 60)
+    until(lambda: reason_of(watcher) == "", "and it says so", 60)
+    assert sorted(row.filename for row in rows()) == ["a.bmp", "b.bmp", "c.bmp"]
+    assert Counter(path.read_bytes() for path in visible(home / "sorted")) == sent
 
 
 def test_a_target_folder_without_write_permission_pauses_the_work(
@@ -400,6 +419,7 @@ def test_once_does_nothing_while_paused_and_fails(
         (FileNotFoundError(errno.ENOENT, "gone", "/inbox"), "inbox"),
         (OSError(errno.ESTALE, "stale", "/inbox/trip"), "inbox"),
         (StoreError("no write-ahead log here"), "database"),
+        (ModelError("out of memory"), "model"),
     ],
 )
 def test_the_fault_behind_an_error_is_named_after_what_must_be_mended(
