@@ -40,6 +40,7 @@ train: install-dev ## Train on DATA=my.zip (default: what params.yaml names); wh
 
 .PHONY: mlflow
 mlflow: install-dev ## Show the training runs of this checkout at http://127.0.0.1:5000
+	@echo "The runs: http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs?workflowType=machine_learning"
 	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///mlflow/mlflow.db \
 		--artifacts-destination mlflow/artifacts --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1
 

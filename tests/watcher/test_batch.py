@@ -473,14 +473,19 @@ def test_metrics_count_each_image_once(
 class Gated(Bundle):
     """A real bundle that lets no more images through than `allowed`."""
 
-    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
-        super().__init__(manifest, session)
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: onnxruntime.InferenceSession,
+        wide: onnxruntime.InferenceSession | None = None,
+    ) -> None:
+        super().__init__(manifest, session, wide)
         self.allowed = threading.Semaphore(2)  # for the two of the warm-up
 
-    def scores(self, images: Batch) -> Scores:
+    def scores(self, images: Batch, *, on_all_cores: bool = False) -> Scores:
         for _ in images:
             assert self.allowed.acquire(timeout=90)
-        return super().scores(images)
+        return super().scores(images, on_all_cores=on_all_cores)
 
 
 @pytest.fixture

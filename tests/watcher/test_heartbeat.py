@@ -10,6 +10,7 @@ import pytest
 
 from core.bundle import Bundle
 from core.engine import Engine
+from core.errors import ModelError
 from core.settings import Settings
 from core.types import Failure, Outcome
 from monitoring.metrics import Metrics
@@ -115,17 +116,17 @@ def test_a_model_that_raises_stamps_no_time(
     settings: Settings, store: Store, engine: Engine, metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The process ends then; a picture that was not answered is no sign of life."""
+    """The watcher pauses then; a picture that was not answered is no sign of life."""
 
-    def raising(*_: object) -> None:
-        raise RuntimeError("the device is lost")
+    def raising(*_: object, **__: object) -> None:
+        raise ModelError("the device is lost")
 
     monkeypatch.setattr(Bundle, "scores", raising)
     changed = {"settle_s": 0.0, "heartbeat_s": 0.1}
     watcher = Watcher(settings.model_copy(update=changed), store, engine, metrics)
     try:
         watcher._supervise()  # noqa: SLF001 - drops the picture
-        with pytest.raises(RuntimeError, match="the device is lost"):
+        with pytest.raises(ModelError, match="the device is lost"):
             watcher._turn(woken=False)  # noqa: SLF001
     finally:
         watcher.close()

@@ -20,9 +20,9 @@ def watch(counter: int) -> int:
     scores = Bundle.scores
     watching = daemon.Watcher.watch
 
-    def counted(bundle: Bundle, batch: np.ndarray) -> object:  # type: ignore[type-arg]
+    def counted(bundle: Bundle, batch: np.ndarray, *, on_all_cores: bool = False) -> object:  # type: ignore[type-arg]
         os.write(counter, b"." * len(batch))
-        return scores(bundle, batch)
+        return scores(bundle, batch, on_all_cores=on_all_cores)
 
     def announced(watcher: daemon.Watcher) -> int:
         say(f"up {os.getpid()}")
