@@ -53,17 +53,20 @@ async def predict(
 
 def _submit(parts: Parts, uploads: Sequence[Upload]) -> list[Future[Outcome]]:
     """Queue each content once; all of it or nothing."""
-    futures: dict[bytes, Future[Outcome]] = {}
+    futures: list[Future[Outcome]] = []
     try:
         for upload in uploads:
-            if upload.data not in futures:
-                recall = partial(_recall, parts.store, upload)
-                futures[upload.data] = parts.engine.submit(upload.data, recall)
+            same = [number for number in range(len(futures)) if uploads[number].data == upload.data]
+            futures.append(futures[same[0]] if same else _ask(parts, upload))
     except BaseException:
-        for future in futures.values():
+        for future in futures:
             future.cancel()
         raise
-    return [futures[upload.data] for upload in uploads]
+    return futures
+
+
+def _ask(parts: Parts, upload: Upload) -> Future[Outcome]:
+    return parts.engine.submit(upload.data, partial(_recall, parts.store, upload))
 
 
 def _recall(store: Store, upload: Upload, model: ModelRef) -> Outcome | None:

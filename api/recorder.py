@@ -96,20 +96,23 @@ class Recorder:
         self._thread.join()
 
     def _work(self) -> None:
-        is_open = True
-        while is_open:
-            taken = [self._jobs.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(taken) < MAX_TOGETHER:
-                    taken.append(self._jobs.get_nowait())
-            is_open = None not in taken
-            answered = []
-            for job in taken:
-                if job and job.parts is None:
-                    self._receive(job)
-                elif job and self._is_wanted(job):
-                    answered.append(job)
-            self._commit(answered)
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """What waits now; False at the end. Nothing is held while it waits for more."""
+        taken = [self._jobs.get()]
+        with contextlib.suppress(queue.Empty):
+            while len(taken) < MAX_TOGETHER:
+                taken.append(self._jobs.get_nowait())
+        answered = []
+        for job in taken:
+            if job and job.parts is None:
+                self._receive(job)
+            elif job and self._is_wanted(job):
+                answered.append(job)
+        self._commit(answered)
+        return None not in taken
 
     def _receive(self, job: "_Job") -> None:
         job.parts = []
@@ -125,6 +128,7 @@ class Recorder:
             return False
         if not job.future.set_running_or_notify_cancel():
             job.discard()
+            job.let_go()
             return False
         try:
             job.classified = [outcome.result() for outcome in job.outcomes]
@@ -148,6 +152,7 @@ class Recorder:
             return
         for job, its_own in zip(jobs, recorded, strict=True):
             job.discard()
+            job.let_go()
             job.future.set_result(its_own)
 
     def _recorded(self, jobs: Sequence["_Job"]) -> list[list[Recorded]]:
@@ -258,6 +263,7 @@ class _Job:
     def fail(self, error: BaseException) -> None:
         """Nothing of it is left, and the caller hears why."""
         self.discard()
+        self.let_go()
         self.is_done = True
         if not self.future.running() and not self.future.set_running_or_notify_cancel():
             return
@@ -267,3 +273,7 @@ class _Job:
         """Take the first names away."""
         for part in self.parts or ():
             part.unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """Of the bytes: outcomes know who waits for them, so the two would hold each other."""
+        self.sent, self.outcomes = (), ()

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -78,29 +78,33 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def rgb_model() -> bytes:
-    """ONNX: (N, 8, 8, 3) uint8 to (N, 3) logits, which are the mean of each channel, 0..255."""
-    node, value, number = (
-        onnx.helper.make_node,
-        onnx.helper.make_tensor_value_info,
-        onnx.TensorProto,
-    )
+def _onnx(nodes: Sequence[onnx.NodeProto], **constants: onnx.TensorProto) -> bytes:
+    """A model of (N, 8, 8, 3) uint8 `images` to (N, 3) `logits`; `place` is height and width."""
+    value, number = onnx.helper.make_tensor_value_info, onnx.TensorProto
     graph = onnx.helper.make_graph(
-        [
-            node("Cast", ["images"], ["floats"], to=number.FLOAT),
-            node("ReduceMean", ["floats", "height_and_width"], ["logits"], keepdims=0),
-        ],
-        "which channel is brightest?",
+        nodes,
+        "a model for tests",
         [value("images", number.UINT8, ["N", 8, 8, 3])],
         [value("logits", number.FLOAT, ["N", 3])],
-        [onnx.helper.make_tensor("height_and_width", number.INT64, [2], [1, 2])],
+        [onnx.helper.make_tensor("place", number.INT64, [2], [1, 2]), *constants.values()],
     )
     opsets = [onnx.helper.make_opsetid("", 18)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     weights: bytes = model.SerializeToString()
     return weights
+
+
+@pytest.fixture(scope="session")
+def rgb_model() -> bytes:
+    """ONNX: (N, 8, 8, 3) uint8 to (N, 3) logits, which are the mean of each channel, 0..255."""
+    node = onnx.helper.make_node
+    return _onnx(
+        [
+            node("Cast", ["images"], ["floats"], to=onnx.TensorProto.FLOAT),
+            node("ReduceMean", ["floats", "place"], ["logits"], keepdims=0),
+        ]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -136,32 +140,20 @@ def french_bundle(rgb_model: bytes, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def fragile_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It loads, for it answers black images, and breaks down over every other one."""
-    node, value, number = (
-        onnx.helper.make_node,
-        onnx.helper.make_tensor_value_info,
-        onnx.TensorProto,
-    )
-    graph = onnx.helper.make_graph(
+    node = onnx.helper.make_node
+    weights = _onnx(
         [
-            node("Cast", ["images"], ["places"], to=number.INT64),
-            node("Gather", ["table", "places"], ["floats"], axis=0),  # a table of one place
-            node("ReduceMean", ["floats", "height_and_width"], ["logits"], keepdims=0),
+            node("Cast", ["images"], ["indices"], to=onnx.TensorProto.INT64),
+            node("Gather", ["table", "indices"], ["floats"], axis=0),  # a table of one place
+            node("ReduceMean", ["floats", "place"], ["logits"], keepdims=0),
         ],
-        "breaks down",
-        [value("images", number.UINT8, ["N", 8, 8, 3])],
-        [value("logits", number.FLOAT, ["N", 3])],
-        [
-            onnx.helper.make_tensor("table", number.FLOAT, [1], [0.0]),
-            onnx.helper.make_tensor("height_and_width", number.INT64, [2], [1, 2]),
-        ],
+        table=onnx.helper.make_tensor("table", onnx.TensorProto.FLOAT, [1], [0.0]),
     )
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
     folder = tmp_path_factory.mktemp("bundles") / "fragile"
     bundle.write(
         folder,
         name="fragile",
-        weights=model.SerializeToString(),
+        weights=weights,
         labels=["red", "green", "blue"],
         recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
     )

@@ -1,6 +1,8 @@
 """Uploads that are there together share a commit, and none suffers for another."""
 
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -122,6 +124,21 @@ def test_an_upload_whose_file_is_lost_does_not_harm_its_neighbours(
     assert [names(futures[0]), names(futures[2])] == [["0.png"], ["2.png"]]
     assert files(tmp_path) == {b"picture 0", b"picture 2"}
     assert store.count(ResultFilter()) == 2
+
+
+@pytest.mark.parametrize("outcome", [CAT, BROKEN])
+def test_the_bytes_are_let_go_when_all_is_done(recorder: Recorder, outcome: Outcome) -> None:
+    sent, waiting = upload(1), Future[Outcome]()
+    held = weakref.ref(sent)
+    gc.disable()
+    try:
+        future = recorder.record([sent], [waiting])
+        del sent
+        waiting.set_result(outcome)
+        assert len(future.result(timeout=60)) == 1
+        until(lambda: held() is None)
+    finally:
+        gc.enable()
 
 
 def test_an_outcome_that_fails_reaches_its_caller_alone(
