@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from core import bundle
-from core.bundle import Bundle, Manifest
+from core.bundle import Bundle
 from core.engine import MAX_FORWARD, Engine
 from core.errors import EngineBusyError
 from core.recipe import Recipe
@@ -26,13 +26,8 @@ MAX_PIXELS = 1_000_000
 class Gated(Bundle):
     """A real bundle whose forward pass waits at a gate, and which stumbles over black images."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        session: onnxruntime.InferenceSession,
-        wide: onnxruntime.InferenceSession | None = None,
-    ) -> None:
-        super().__init__(manifest, session, wide)
+    def __init__(self, *loaded: Any) -> None:  # noqa: ANN401 - whatever `load` gives
+        super().__init__(*loaded)
         self.alone: list[bool] = []
         self.gate = threading.Event()
         self.gate.set()

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 
-from core.bundle import Bundle, Manifest
+from core.bundle import Bundle
 from core.engine import Engine
 from core.settings import After, Settings
 from core.types import Batch, Delivery, ImageRef, Outcome, Scores, Stamp
@@ -473,13 +472,8 @@ def test_metrics_count_each_image_once(
 class Gated(Bundle):
     """A real bundle that lets no more images through than `allowed`."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        session: onnxruntime.InferenceSession,
-        wide: onnxruntime.InferenceSession | None = None,
-    ) -> None:
-        super().__init__(manifest, session, wide)
+    def __init__(self, *loaded: Any) -> None:  # noqa: ANN401 - whatever `load` gives
+        super().__init__(*loaded)
         self.allowed = threading.Semaphore(2)  # for the two of the warm-up
 
     def scores(self, images: Batch, *, on_all_cores: bool = False) -> Scores:
