@@ -24,7 +24,7 @@ from core.bundle import Bundle
 from core.image import preprocess
 
 MAX_PIXELS = 10**8
-_FORWARDS = (8, 16, 32)  # images per forward pass; the limit is the best of them
+_FORWARDS = (2, 4, 16, 32)  # images per forward pass; the limit is the best of them
 _PLAIN = {
     "PIL + torch, one by one": "one-by-one",
     "ImageFolder + DataLoader + torch": "loader",
@@ -47,7 +47,7 @@ def _of(
     bundle = Bundle.load(model.bundle)
     limits: dict[str, Callable[[], float]] = {
         f"{size} a pass": lambda size=size: limit(bundle, photos, size)  # type: ignore[misc]
-        for size in (_FORWARDS[1:2] if quick else _FORWARDS)
+        for size in (_FORWARDS[1:3] if quick else _FORWARDS)
     }
     others: dict[str, Callable[[], float]] = {
         name: lambda how=how: plain(model, few, how)  # type: ignore[misc]
@@ -93,7 +93,8 @@ def dropped(bundle: Path, photos: Sequence[bytes]) -> float:
             (part / f"{number:05}.jpg").write_bytes(data)
         started_s = time.perf_counter()
         part.rename(home / "inbox" / "all")
-        wait_for(lambda: rows(home) == len(photos), every_s=0.02)
+        with closing(sqlite3.connect(home / "pigeonhole.db", timeout=30)) as connection:
+            wait_for(lambda: _rows(connection) == len(photos), every_s=0.02)
         wait_for(lambda: not any((home / "inbox" / "all").iterdir()), every_s=0.005)
         return len(photos) / (time.perf_counter() - started_s)
 
@@ -133,5 +134,9 @@ def watcher(scratch: Path, bundle: Path, **settings: str) -> Iterator[Path]:
 def rows(home: Path) -> int:
     """How many results are committed."""
     with closing(sqlite3.connect(home / "pigeonhole.db", timeout=30)) as connection:
-        (count,) = connection.execute("SELECT max(seq) FROM results").fetchone()
+        return _rows(connection)
+
+
+def _rows(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("SELECT max(seq) FROM results").fetchone()
     return count or 0

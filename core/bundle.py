@@ -14,8 +14,9 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -37,6 +38,9 @@ _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
+_TRIED_TOGETHER = 4  # images
+_TRIALS = 3
+_WORTHWHILE = 0.8  # of the time alone
 _RETRAIN = "Restore the folder from its source, or train again with `make train`."
 
 
@@ -91,6 +95,7 @@ class Bundle:
         self._session = session
         self._wide = wide or session  # the same model with more threads
         self._input = session.get_inputs()[0].name
+        self.is_faster_together = True  # whether images of one pass cost less than one by one
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -134,6 +139,7 @@ class Bundle:
                 scores = bundle.scores(black)
                 if has_wide:
                     bundle.scores(black[:1], on_all_cores=True)
+                bundle.is_faster_together = bundle._together_is_faster()
         except SettingsError:
             raise
         except Exception as error:  # the runtime's errors have no common base
@@ -165,6 +171,27 @@ class Bundle:
                 "`pigeonhole models rollback` takes the model of before."
             ) from error
         return softmax(logits, self.manifest.temperature)
+
+    def _together_is_faster(self) -> bool:
+        """Measured: it depends on the network and on the caches of this machine.
+
+        The weights are read once for all images of a pass, which pays where they are many, as in
+        large linear layers. What flows through a convolutional network outgrows the caches instead.
+        """
+        size = self.recipe.size_px
+        images = np.zeros((_TRIED_TOGETHER, size, size, 3), dtype=np.uint8)
+        self.scores(images)  # the first of a size takes longer
+        alone_s, together_s = [], []
+        for _ in range(_TRIALS):
+            alone_s.append(_seconds(lambda: self.scores(images[:1])))
+            together_s.append(_seconds(lambda: self.scores(images)))
+        return min(together_s) / _TRIED_TOGETHER < _WORTHWHILE * min(alone_s)
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    do()
+    return time.perf_counter() - started_s
 
 
 def locate(home: Path) -> Path:

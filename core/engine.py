@@ -25,7 +25,8 @@ from core.types import Failure, ImageInfo, ModelRef, Outcome, Pixels
 
 Recall = Callable[[ModelRef], Outcome | None]
 
-MAX_FORWARD = 16  # images per forward pass and worker: beyond that caches overflow
+MAX_FORWARD = 16  # images per forward pass and worker: more gain nothing
+FEW = 4  # the same where images gain nothing from each other: more would only outgrow the caches
 
 
 class Observer(Protocol):
@@ -179,8 +180,9 @@ class Engine:
         """This worker's fair share of what waits; no images at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
-            count = math.ceil(len(self._jobs) / len(self._threads))
-            taken = [self._jobs.popleft() for _ in range(min(count, MAX_FORWARD))]
+            most = MAX_FORWARD if self._bundle.is_faster_together else FEW
+            count = min(most, math.ceil(len(self._jobs) / len(self._threads)))
+            taken = [self._jobs.popleft() for _ in range(count)]
             self._busy += 1
             is_alone = self._busy == 1 and len(taken) == 1 and not self._jobs
             return _Share(taken, self._bundle, is_alone)

@@ -9,10 +9,8 @@ image is left out and named; `evaluate` decides how many of these are too many.
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,6 +38,7 @@ from pipeline.dataset import (
     read_manifest,
     write_meta,
 )
+from pipeline.digests import digests_of
 from pipeline.params import Preprocess, RecipeParams
 from pipeline.pool import mapped
 from pipeline.shelf import Cooked, Shelf, Writer
@@ -70,7 +69,7 @@ def preprocess(params: Preprocess, name: str, root: Path = Path()) -> None:
     size_px = wanted.size_px or _size_px(images, samples, wanted)
     recipe = _recipe(wanted, size_px, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     shelf = Shelf(root / SHELVES / name, _key(recipe, params.max_pixels))
-    digests = _digests(images, samples)
+    digests = digests_of(root, images, [sample.path for sample in samples])
     new = [images / s.path for s, d in zip(samples, digests, strict=True) if d not in shelf]
     folder = shelf.writing()
     cook = partial(_cook, recipe=recipe, max_pixels=params.max_pixels)
@@ -144,12 +143,6 @@ def _key(recipe: Recipe, max_pixels: int) -> str:
     modules = (decoding, recipes, similarity, sys.modules[__name__])
     code = [hashlib.sha256(Path(m.__file__ or "").read_bytes()).hexdigest() for m in modules]
     return json.dumps([recipe.to_dict(), max_pixels, PIL.__version__, np.__version__, code])
-
-
-def _digests(images: Path, samples: list[Sample]) -> list[str]:
-    """The sha256 of every file; reading and hashing leave Python's lock to other threads."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda s: _sha256((images / s.path).read_bytes()), samples))
 
 
 def _sha256(data: bytes) -> str:

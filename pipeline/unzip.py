@@ -16,6 +16,7 @@ from core.image import preprocess as to_pixels
 from core.recipe import Recipe
 from pipeline import archive, split
 from pipeline.archive import SPLITS, DamagedMemberError, Entry, Layout
+from pipeline.digests import Digest, remember, stamp
 from pipeline.params import Unzip
 from pipeline.pool import mapped
 from pipeline.similarity import Fingerprint, fingerprint, grouped, near_pairs, stacked
@@ -40,10 +41,11 @@ def unzip(params: Unzip, root: Path = Path()) -> None:
         _check_disk(zip_file, root)
         folder = fresh_folder(root / IMAGES)
         try:
-            layout.entries = _unpacked(zip_file, layout, folder)
+            layout.entries, digests = _unpacked(zip_file, layout, folder)
         except OSError as error:
             raise StageError(f"{params.archive} cannot be unpacked: {error}") from error
-    _cut(layout, folder, params)
+    _cut(layout, digests, folder, params)
+    _note(root, layout.entries, digests)
     summary = _summary(layout)
     report.write_text(json.dumps(summary, indent=2, ensure_ascii=True) + "\n", "utf-8")
     _tell(params, layout, summary["images"])
@@ -56,31 +58,38 @@ def _check_disk(zip_file: zipfile.ZipFile, root: Path) -> None:
         raise StageError(f"the zip unpacks to {needed:,} bytes, and the disk has {free:,} free.")
 
 
-def _unpacked(zip_file: zipfile.ZipFile, layout: Layout, folder: Path) -> list[Entry]:
-    """The entries whose files could be written; a damaged one is left out."""
-    whole = []
+def _unpacked(
+    zip_file: zipfile.ZipFile, layout: Layout, folder: Path
+) -> tuple[list[Entry], list[str]]:
+    """The entries whose files could be written, and their sha256; a damaged one is left out."""
+    whole, digests = [], []
     for entry in track(layout.entries, "unzip", console=console):
         target = folder / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
         try:
             with target.open("xb") as file:
-                file.writelines(archive.chunks(zip_file, entry.info))
+                for chunk in archive.chunks(zip_file, entry.info):
+                    digest.update(chunk)
+                    file.write(chunk)
         except DamagedMemberError as error:
             target.unlink()
             layout.leave_out(entry.info, str(error))
         else:
             whole.append(entry)
+            digests.append(digest.hexdigest())
     if not whole:
         raise StageError("every image in the zip is damaged. Pack it again.")
-    return whole
+    return whole, digests
 
 
-def _cut(layout: Layout, folder: Path, params: Unzip) -> None:
+def _cut(layout: Layout, digests: list[str], folder: Path, params: Unzip) -> None:
     """Move images of train to the splits that the zip does not have."""
     quotas = split.wanted([entry[:2] for entry in layout.entries], params)
     if not quotas:
         return
-    items, prints = _looked_at(layout.entries, folder, params.workers)
+    items = [split.Item(*e[:2], sha256) for e, sha256 in zip(layout.entries, digests, strict=True)]
+    prints = _looked_at(layout.entries, folder, params.workers)
     readable = [number for number, one in enumerate(prints) if one]
     pairs = near_pairs(*stacked([one for one in prints if one]), params.near_duplicate_levels)
     groups = [[readable[n] for n in group] for group in grouped(len(readable), pairs)]
@@ -93,25 +102,24 @@ def _cut(layout: Layout, folder: Path, params: Unzip) -> None:
     layout.notes += _said(Counter((moved[n], items[n].label) for n in moved), quotas)
 
 
-def _looked_at(
-    entries: list[Entry], folder: Path, workers: int
-) -> tuple[list[split.Item], list[Fingerprint | None]]:
-    paths = [str(folder / entry.path) for entry in entries]
+def _looked_at(entries: list[Entry], folder: Path, workers: int) -> list[Fingerprint | None]:
+    paths = [folder / entry.path for entry in entries]
     with mapped(_look, paths, workers) as looks:
-        seen = list(track(looks, "compare", total=len(paths), console=console))
-    items = [split.Item(*e[:2], sha256) for e, (sha256, _) in zip(entries, seen, strict=True)]
-    return items, [one for _, one in seen]
+        return list(track(looks, "compare", total=len(paths), console=console))
 
 
-def _look(path: str) -> tuple[str, Fingerprint | None]:
-    """The sha256 of a file, and its fingerprint if it is an image."""
-    data = Path(path).read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
+def _look(path: Path) -> Fingerprint | None:
+    """The fingerprint of a file, if it is an image."""
     try:
-        pixels, _ = to_pixels(data, _SMALL, _MAX_PIXELS)
+        pixels, _ = to_pixels(path.read_bytes(), _SMALL, _MAX_PIXELS)
     except ImageError:
-        return digest, None
-    return digest, fingerprint(pixels)
+        return None
+    return fingerprint(pixels)
+
+
+def _note(root: Path, entries: list[Entry], digests: list[str]) -> None:
+    both = zip((entry.path for entry in entries), digests, strict=True)
+    remember(root, (Digest(path, stamp(root / IMAGES / path), sha256) for path, sha256 in both))
 
 
 def _said(given: Counter[tuple[str, str]], quotas: split.Quotas) -> list[str]:

@@ -3,6 +3,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from core import bundle
 from core.bundle import Bundle
 from core.errors import BundleError, ModelError, SettingsError
 from core.recipe import Recipe
+from core.types import Batch, Scores
 
 RECIPE = Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1))
 LABELS = ["red", "green", "blue"]
@@ -48,6 +50,23 @@ def test_all_cores_give_the_same_scores(rgb_bundle: Path) -> None:
     image = np.random.default_rng(7).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
 
     assert model.scores(image, on_all_cores=True) == pytest.approx(model.scores(image), abs=1e-6)
+
+
+@pytest.mark.parametrize(("pass_s", "image_s", "gains"), [(3.0, 1.0, True), (0.1, 1.0, False)])
+def test_whether_images_gain_from_each_other_is_measured_when_a_bundle_is_loaded(
+    rgb_bundle: Path, monkeypatch: pytest.MonkeyPatch, pass_s: float, image_s: float, gains: bool
+) -> None:
+    clock = [0.0]
+
+    class Timed(Bundle):
+        """A real bundle whose forward passes take as long as the test says."""
+
+        def scores(self, images: Batch, *, on_all_cores: bool = False) -> Scores:
+            clock[0] += pass_s + image_s * len(images)
+            return super().scores(images, on_all_cores=on_all_cores)
+
+    monkeypatch.setattr(bundle, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert Timed.load(rgb_bundle).is_faster_together is gains
 
 
 def test_a_bundle_names_the_brightest_channel(rgb_bundle: Path) -> None:

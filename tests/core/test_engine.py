@@ -12,7 +12,7 @@ import pytest
 
 from core import bundle
 from core.bundle import Bundle
-from core.engine import MAX_FORWARD, Engine
+from core.engine import FEW, MAX_FORWARD, Engine
 from core.errors import EngineBusyError
 from core.recipe import Recipe
 from core.types import Batch, Failure, ModelRef, Outcome, Prediction, Scores
@@ -85,6 +85,7 @@ def model(rgb_bundle: Path) -> Bundle:
 def gated(rgb_bundle: Path) -> Iterator[Gated]:
     """The gate is closed; whatever a test does, it opens at the end, so that engines can close."""
     model = Gated.load(rgb_bundle)
+    model.is_faster_together = True
     model.close_gate()
     yield model
     model.gate.set()
@@ -208,6 +209,19 @@ def test_images_that_wait_together_are_classified_together(gated: Gated, paint: 
 
     assert notebook.batches == [1, MAX_FORWARD, 1]
     assert label(first.result()) == "red"
+    assert {label(future.result()) for future in waiting} == {"blue"}
+
+
+def test_a_network_that_gains_nothing_from_it_gets_few_at_once(gated: Gated, paint: Paint) -> None:
+    gated.is_faster_together = False
+    notebook = Notebook()
+
+    with Engine(gated, 1, MAX_PIXELS, observer=notebook) as engine:
+        occupy(engine, gated, paint("red"))
+        waiting = [engine.submit(paint("blue")) for _ in range(2 * FEW + 1)]
+        gated.gate.set()
+
+    assert notebook.batches == [1, FEW, FEW, 1]
     assert {label(future.result()) for future in waiting} == {"blue"}
 
 

@@ -474,7 +474,7 @@ class Gated(Bundle):
 
     def __init__(self, *loaded: Any) -> None:  # noqa: ANN401 - whatever `load` gives
         super().__init__(*loaded)
-        self.allowed = threading.Semaphore(2)  # for the two of the warm-up
+        self.allowed = threading.Semaphore(1000)  # for what is tried while it is loaded
 
     def scores(self, images: Batch, *, on_all_cores: bool = False) -> Scores:
         for _ in images:
@@ -485,6 +485,7 @@ class Gated(Bundle):
 @pytest.fixture
 def gated(rgb_bundle: Path) -> Iterator[Gated]:
     bundle = Gated.load(rgb_bundle)
+    bundle.allowed = threading.Semaphore(0)
     yield bundle
     bundle.allowed.release(1000)
 
