@@ -14,6 +14,7 @@ import uvicorn
 from api.app import create_app
 from api.events import Events
 from core.errors import SettingsError
+from core.heap import keep_what_is_loaded
 from core.settings import Settings
 from monitoring import logs
 from storage import keys
@@ -96,6 +97,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     async with app.router.lifespan_context(app):
+        keep_what_is_loaded()
         host, port = listening.getsockname()[:2]
         log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         with _signals_only_stop_the_server():

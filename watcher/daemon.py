@@ -20,6 +20,7 @@ from core.bundle import Bundle, locate
 from core.engine import Engine
 from core.errors import ModelError, SettingsError, StoreError
 from core.follow import Follower
+from core.heap import keep_what_is_loaded
 from core.settings import Settings
 from core.types import Stamp
 from monitoring.exporter import Exporter
@@ -75,6 +76,7 @@ def run(settings: Settings, *, once: bool = False) -> int:
         watcher = Watcher(settings, store, engine, metrics)
         opened.callback(watcher.close)
         _stop_on_signals(watcher.stop)
+        keep_what_is_loaded()
         if once:
             return watcher.empty_inbox()
         exporter = Exporter(
