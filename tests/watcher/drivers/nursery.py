@@ -25,10 +25,10 @@ def watch(counter: int) -> int:
         return scores(bundle, batch, on_all_cores=on_all_cores)
 
     def announced(watcher: daemon.Watcher) -> int:
+        Bundle.scores = counted  # type: ignore[method-assign, assignment] - of files, no warm-up
         say(f"up {os.getpid()}")
         return watching(watcher)
 
-    Bundle.scores = counted  # type: ignore[method-assign, assignment]
     daemon.Watcher.watch = announced  # type: ignore[method-assign]
     settings = Settings.read()
     logs.configure(settings.log_format, "watcher")
