@@ -41,6 +41,7 @@ _PROVIDERS: dict[Provider, str] = {
 _TRIED_TOGETHER = 4  # images
 _TRIALS = 3
 _WORTHWHILE = 0.8  # of the time alone
+_TOO_SLOW_S = 0.1  # for an image alone: trials would hold up the start
 _RETRAIN = "Restore the folder from its source, or train again with `make train`."
 
 
@@ -180,6 +181,8 @@ class Bundle:
         """
         size = self.recipe.size_px
         images = np.zeros((_TRIED_TOGETHER, size, size, 3), dtype=np.uint8)
+        if _seconds(lambda: self.scores(images[:1])) > _TOO_SLOW_S:
+            return False
         self.scores(images)  # the first of a size takes longer
         alone_s, together_s = [], []
         for _ in range(_TRIALS):

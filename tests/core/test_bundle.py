@@ -52,7 +52,9 @@ def test_all_cores_give_the_same_scores(rgb_bundle: Path) -> None:
     assert model.scores(image, on_all_cores=True) == pytest.approx(model.scores(image), abs=1e-6)
 
 
-@pytest.mark.parametrize(("pass_s", "image_s", "gains"), [(3.0, 1.0, True), (0.1, 1.0, False)])
+@pytest.mark.parametrize(
+    ("pass_s", "image_s", "gains"), [(0.03, 0.01, True), (0.001, 0.01, False), (3.0, 1.0, False)]
+)
 def test_whether_images_gain_from_each_other_is_measured_when_a_bundle_is_loaded(
     rgb_bundle: Path, monkeypatch: pytest.MonkeyPatch, pass_s: float, image_s: float, gains: bool
 ) -> None:
