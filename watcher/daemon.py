@@ -64,14 +64,11 @@ def run(settings: Settings, *, once: bool = False) -> int:
         store = Store.open(settings.database_url, with_outbox=bool(settings.webhook_url))
         opened.callback(store.close)
         metrics = Metrics()
-        bundle = Bundle.load(locate(settings.home), settings.provider, cores=settings.workers)
-        metrics.model_loaded(bundle.manifest)
         metrics.watch_disk(settings.home)
         metrics.watch_quality(store.database, settings.audit_share)
         opened.enter_context(telling(settings, store.database, metrics, until_told=once))
-        engine = opened.enter_context(
-            Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
-        )
+        engine = opened.enter_context(_engine(settings, metrics))
+        metrics.model_loaded(engine.bundle.manifest)
         follower = opened.enter_context(Follower(settings.home, engine, settings.provider, metrics))
         watcher = Watcher(settings, store, engine, metrics)
         opened.callback(watcher.close)
@@ -92,11 +89,16 @@ def run(settings: Settings, *, once: bool = False) -> int:
             "watching",
             inbox=str(settings.inbox),
             after=settings.after,
-            model=bundle.ref.name,
-            version=bundle.ref.version,
+            model=engine.bundle.ref.name,
+            version=engine.bundle.ref.version,
             metrics="http://{}:{}/metrics".format(*exporter.address),
         )
         return watcher.watch()
+
+
+def _engine(settings: Settings, metrics: Metrics) -> Engine:
+    bundle = Bundle.load(locate(settings.home), settings.provider, cores=settings.workers)
+    return Engine(bundle, settings.workers, settings.max_pixels, observer=metrics)
 
 
 def prepare_folders(settings: Settings) -> None:

@@ -7,14 +7,20 @@ import sqlite3
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core import bundle
+from core.bundle import Bundle
 from core.engine import Engine
 from core.errors import SettingsError
+from core.recipe import Recipe
 from core.settings import Settings
 from monitoring.metrics import Metrics
 from storage.results import Result
@@ -43,6 +49,40 @@ def test_a_file_dropped_while_it_runs_becomes_a_row_and_is_sorted(
     until(lambda: [row.path for row in rows()] == ["sorted/red/a.png"], "the row says where")
     process.terminate()
     assert process.wait(20) == 0
+
+
+def test_a_model_that_no_longer_answers_leaves_the_memory(
+    home: Path, settings: Settings, rgb_bundle: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Bundle]] = []
+    load = Bundle.load
+
+    def noted(*how: Any, **rest: Any) -> Bundle:  # noqa: ANN401 - as `load` has it
+        model = load(*how, **rest)
+        loaded.append(weakref.ref(model))
+        return model
+
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr(Bundle, "load", noted)
+    monkeypatch.setattr(daemon, "_stop_on_signals", ends.append)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(daemon.run, settings)
+        try:
+            until(lambda: bool(ends), "it has started")
+            bundle.write(
+                home / "models" / "current",
+                name="next",
+                weights=(rgb_bundle / "model.onnx").read_bytes(),
+                labels=["r", "g", "b"],
+                recipe=Recipe(size_px=8, mean=(0, 0, 0), std=(1, 1, 1)),
+            )
+            until(lambda: len(loaded) == 2, "the next model is loaded")
+            until(lambda: loaded[0]() is None, "the one before is gone")
+            assert loaded[1]() is not None
+        finally:
+            for end in ends:
+                end()
+        assert ended.result() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
