@@ -1,10 +1,13 @@
-"""One function over many items, in order, by many processes that do not outlive this one."""
+"""One function over many items, in order, by many processes that do not outlive this one.
+
+Or by threads where there are few items: decoding leaves Python's lock to others.
+"""
 
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -21,8 +24,12 @@ def mapped(
 ) -> Iterator[Iterable[_Result]]:
     """The results in the order of the items; `workers`: 0 is one per core."""
     workers = workers or os.cpu_count() or 1
-    if workers == 1 or len(items) < _FEW:
+    if workers == 1:
         yield map(function, items)
+        return
+    if len(items) < _FEW:
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads.map(function, items)
         return
     # Spawned, not forked: the parent has threads (torch's, the progress bar's).
     context = multiprocessing.get_context("spawn")
