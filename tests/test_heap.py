@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmarks.measure import free_port
+from benchmarks.measure import free_port, until_ready
 
 _PROGRAM = """
 import atexit, gc
@@ -37,17 +35,7 @@ def test_what_is_loaded_is_frozen_once_a_process_is_ready(
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        while not _is_ready(number):
-            assert process.poll() is None
-            time.sleep(0.05)
+        until_ready(f"http://127.0.0.1:{number}/readyz", psutil.Process(process.pid))
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     assert int(said) > 50_000
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
